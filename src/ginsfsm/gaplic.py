@@ -1,0 +1,552 @@
+"""GAplic: the application. Root of a tree, owner of the loop, the posted events and the timers.
+
+Everything of one gaplic runs in one thread, on one asyncio loop. The tree may be built before the
+loop runs: what was posted, set or spawned by then starts with it. Three ways to run it::
+
+    app.start()                    # blocks until stop(), SIGINT or SIGTERM
+    await app.serve()              # inside a loop that runs already; never touches signals
+    async with app: ...            # likewise, until the block ends
+
+The edges of the loop. An exception in an action goes to whoever sent the event. Where nobody did,
+because the event came from a timer, the queue, a coroutine or a socket, the gaplic contains it: it
+is logged with its path, state and event, counted, and the program goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import select
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from functools import partial
+from types import TracebackType
+from typing import Any, ClassVar, Final, Self, overload
+
+from ginsfsm.clock import Clock, LoopClock, TimerHandle
+from ginsfsm.errors import EventError, GConfigError, GObjError, nearest
+from ginsfsm.event import Event
+from ginsfsm.gconfig import Config, load_settings, param, settings_from
+from ginsfsm.gobj import GObj, _destroy, _event_for, _gclasses, _init
+from ginsfsm.inspection import Failed, Observation, Observer
+from ginsfsm.poller import EpollPoller, LoopPoller, Poller
+from ginsfsm.smachine import After
+from ginsfsm.task import Task, check_done
+
+__all__ = ["GAplic"]
+
+logger: Final = logging.getLogger("ginsfsm")
+
+
+class GAplic(GObj):
+    """The application: root of a tree of gobjs, with the loop that they live in.
+
+    Args:
+        name: its name, the first word of every path.
+        settings: values for parameters, which win over those that the code gives:
+            `{"echo": {"port": 7001}}` or `{"echo.port": 7001}`, or the path of a TOML file with a
+            table for each name. A name is a gobj's or a gclass's.
+        clock: the source of time and timers; the loop's where none is given.
+
+    Attributes:
+        observer: who is told what happens, see `observe`.
+        refused_events: how often `send_event` returned `NOT_ACCEPTED` for want of a row.
+        dropped_posts: posted events whose destination had been destroyed.
+        contained_errors: exceptions that reached an edge of the loop.
+
+    Raises:
+        GConfigError: when the settings are of no legal form.
+    """
+
+    _constructed: ClassVar[bool] = True
+
+    class config(GObj.config):
+        """The parameters of a gaplic; set them through the settings."""
+
+        max_posted_events: int = param(
+            100_000, "posted events that may wait; the next post raises", ge=1
+        )
+        max_postponed_events: int = param(
+            1000, "postponed events that one gobj may keep; the next one raises", ge=1
+        )
+        poller: str = param(
+            "auto",
+            "how sockets are watched: epoll where there is one",
+            choices=("auto", "epoll", "loop"),
+        )
+
+    def __init__(
+        self,
+        name: str,
+        settings: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        if not isinstance(name, str) or not name or "/" in name:
+            raise GObjError(f"GAplic: expected a name without a slash, got {name!r}")
+        self._settings = _read_settings(settings)
+        self.observer: Observer | None = None
+        self.depth = 0
+        self.refused_events = 0
+        self.dropped_posts = 0
+        self.contained_errors = 0
+        self._clock: Clock = clock or LoopClock()
+        self._poller: Poller | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
+        self._thread = 0
+        self._stop = asyncio.Event()
+        self._unique_gobjs: dict[str, GObj] = {}
+        self._posted: deque[tuple[GObj, Event]] = deque()
+        self._delivery_due = False
+        self._all_tasks: dict[Task, None] = {}
+        self._refusals_told: set[tuple[type, str, type]] = set()
+        config = self.configure(type(self), name, name, {})
+        _init(self, name, None, self, config)
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run until `stop()`, SIGINT or SIGTERM; then destroy the tree and return.
+
+        Uses uvloop where it is installed. The signal handlers are installed in the main thread
+        only, which is the only one that can have them. A second signal ends the program at once.
+
+        Raises:
+            GConfigError: when a setting matches nothing.
+            GObjError: when a loop runs in this thread already, or the gaplic has ended.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise GObjError(
+                f"{self.name}.start() blocks, and a loop runs in this thread already; "
+                "write `await app.serve()` or `async with app:`"
+            )
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(self._serve_with_signals())
+
+    def stop(self) -> None:
+        """Let `start` or `serve` end; they destroy the tree. May be called from any thread."""
+        if self._loop is not None and threading.get_ident() != self._thread:
+            self._loop.call_soon_threadsafe(self._stop.set)
+        else:
+            self._stop.set()
+
+    async def serve(self) -> None:
+        """Run inside the loop that runs already, until `stop()` or until it is cancelled.
+
+        Raises:
+            GConfigError: when a setting matches nothing.
+            GObjError: when the gaplic runs in another loop, or has ended.
+        """
+        if self._loop is not None and self._loop is asyncio.get_running_loop():
+            await self._stop.wait()
+            return
+        async with self:
+            await self._stop.wait()
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._begin(asyncio.get_running_loop())
+        except BaseException:
+            if not self.destroyed and self._loop is None:
+                await self._end()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._end()
+
+    async def _serve_with_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        signals: list[int] = []
+
+        def on_signal(number: int) -> None:
+            logger.info("%s: stopping on %s", self.name, signal.Signals(number).name)
+            forget_signals()
+            self.stop()
+
+        def forget_signals() -> None:
+            # With the default handlers back, a second signal ends a program that hangs.
+            while signals:
+                loop.remove_signal_handler(signals.pop())
+
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                try:
+                    loop.add_signal_handler(number, on_signal, number)
+                except NotImplementedError:
+                    # Windows' loops have none; there Ctrl-C cancels us instead.
+                    continue
+                signals.append(number)
+        try:
+            await self.serve()
+        finally:
+            forget_signals()
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.destroyed:
+            raise GObjError(f"the gaplic {self.name} has ended; make a new one")
+        if self._loop is not None:
+            raise GObjError(f"the gaplic {self.name} runs already")
+        if self._pid != os.getpid():
+            raise GObjError(
+                f"the gaplic {self.name} was made in process {self._pid} and cannot run in its "
+                f"fork {os.getpid()}; make it after the fork, or start processes by exec"
+            )
+        self._check_settings()
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._clock.start(loop)
+        if self._poller is not None:
+            self._poller.attach(loop)
+        for task in list(self._all_tasks):
+            task.start(loop)
+        self._schedule_delivery()
+
+    async def _end(self) -> None:
+        tasks = [task for task in self._all_tasks]
+        _destroy(self)
+        for task in tasks:
+            await task.ended()
+        self._loop = None
+
+    def go_out(self) -> None:
+        """Give back the descriptor, the timers and the queue; let `serve` return."""
+        self._clock.stop()
+        if self._poller is not None:
+            self._poller.close()
+        self._posted.clear()
+        self._stop.set()
+
+    # -- finding -----------------------------------------------------------------------------------
+
+    def find(self, path: str) -> GObj:
+        """The gobj at a path, `"app/echo/server"`, or `"echo/server"` from the gaplic down.
+
+        Raises:
+            GObjError: when there is none; the sentence says how far the path goes.
+        """
+        names = path.split("/")
+        if names[0] == self.name and not (self._children and self.name in self._children):
+            names = names[1:]
+        found: GObj = self
+        for name in names:
+            below = found.children
+            if name not in below:
+                raise GObjError(
+                    f"there is no gobj {path!r}: {found.path} has no child {name!r}"
+                    f"{nearest(name, below)}"
+                )
+            found = below[name]
+        return found
+
+    def find_unique_gobj(self, name: str) -> GObj:
+        """The gobj that was made with `unique=True` under that name.
+
+        Raises:
+            GObjError: when there is none.
+        """
+        found = self._unique_gobjs.get(name)
+        if found is None:
+            raise GObjError(f"there is no unique gobj {name!r}{nearest(name, self._unique_gobjs)}")
+        return found
+
+    def check_unique(self, name: str) -> None:
+        """Raise GObjError where another gobj has this unique name."""
+        other = self._unique_gobjs.get(name)
+        if other is not None:
+            raise GObjError(f"create_gobj: the unique name {name!r} belongs to {other.path}")
+
+    def register_unique(self, gobj: GObj) -> None:
+        """Let the gobj be found by its name alone."""
+        self._unique_gobjs[gobj.name] = gobj
+        gobj._unique = True
+
+    def forget_unique(self, gobj: GObj) -> None:
+        """The gobj is destroyed."""
+        del self._unique_gobjs[gobj.name]
+
+    # -- posted events -----------------------------------------------------------------------------
+
+    @overload
+    def post_event_threadsafe(self, destination: GObj | str, event: Event, /) -> None: ...
+    @overload
+    def post_event_threadsafe(
+        self, destination: GObj | str, event: str, /, **payload: Any
+    ) -> None: ...
+    def post_event_threadsafe(self, destination: Any, event: Any, /, **payload: Any) -> None:
+        """Post an event from any thread; the only way in from another one. Its source is None.
+
+        Raises:
+            EventError: as `post_event`, in the calling thread.
+            GObjError: when the gaplic has ended.
+        """
+        destination = self._destination(destination)
+        event = _event_for(destination, event, payload)
+        if self.destroyed:
+            raise GObjError(f"the gaplic {self.name} has ended; {event!r} cannot be delivered")
+        self._check_queue(destination, event)
+        self._posted.append((destination, event))
+        loop = self._loop
+        if loop is not None:
+            try:
+                loop.call_soon_threadsafe(self._schedule_delivery)
+            except RuntimeError as error:
+                raise GObjError(f"the gaplic {self.name} has ended: {error}") from error
+
+    def post(self, destination: GObj, event: Event) -> None:
+        """Queue an event whose source is set."""
+        if destination.destroyed:
+            self.dropped_posts += 1
+            return
+        self._check_queue(destination, event)
+        self._posted.append((destination, event))
+        self._schedule_delivery()
+
+    def deliver_posted(self) -> int:
+        """Deliver what is queued now, and not what that posts in its turn.
+
+        Returns:
+            How many events there were.
+        """
+        self._delivery_due = False
+        count = len(self._posted)
+        for _ in range(count):
+            if not self._posted:
+                break
+            destination, event = self._posted.popleft()
+            if destination.destroyed:
+                self.dropped_posts += 1
+            else:
+                self.deliver_contained(destination, event)
+        self._schedule_delivery()
+        return count
+
+    def _check_queue(self, destination: GObj, event: Event) -> None:
+        limit = self.config.max_posted_events
+        if len(self._posted) >= limit:
+            raise EventError(
+                f"{limit} posted events are waiting and {type(event).__name__} to "
+                f"{destination.path} is one too many; post less, or raise max_posted_events"
+            )
+
+    def _schedule_delivery(self) -> None:
+        if self._posted and not self._delivery_due and self._loop is not None:
+            self._delivery_due = True
+            self._loop.call_soon(self.deliver_posted)
+
+    # -- timers, tasks, sockets --------------------------------------------------------------------
+
+    def time(self) -> float:
+        """The time of the gaplic's clock, in seconds from some fixed moment."""
+        return self._clock.time()
+
+    def call_later(self, gobj: GObj, seconds: float, callback: Callable[[], object]) -> TimerHandle:
+        """Call back later on behalf of a gobj; what it raises is contained.
+
+        Whoever asks must cancel the timer in its `go_out`. A gclass uses `after` or a GTimer.
+        """
+        return self._clock.call_later(seconds, partial(self._run_contained, gobj, callback))
+
+    def start_after(self, gobj: GObj, row: After, seconds: float) -> TimerHandle:
+        """Start a state timeout."""
+        return self.call_later(gobj, seconds, partial(row.run, gobj))
+
+    def start_task(
+        self, gobj: GObj, coroutine: Coroutine[Any, Any, Any], done: type[Event] | None
+    ) -> Task:
+        """Run a coroutine for a gobj; see `GObj.spawn`."""
+        try:
+            if gobj.destroyed:
+                raise GObjError(f"spawn: {gobj.path} is destroyed")
+            if done is not None:
+                check_done(gobj, done)
+        except BaseException:
+            coroutine.close()
+            raise
+        task = Task(gobj, coroutine, done)
+        self._all_tasks[task] = None
+        if gobj._tasks is None:
+            gobj._tasks = set()
+        gobj._tasks.add(task)
+        if self._loop is not None:
+            task.start(self._loop)
+        return task
+
+    def forget_task(self, task: Task) -> None:
+        """The task has ended."""
+        self._all_tasks.pop(task, None)
+
+    @property
+    def poller(self) -> Poller:
+        """What watches the sockets of this gaplic; made when the first one asks for it."""
+        if self._poller is None:
+            if self.destroyed:
+                raise GObjError(f"the gaplic {self.name} has ended; it watches no sockets")
+            kind = self.config.poller
+            has_epoll = hasattr(select, "epoll")
+            if kind == "epoll" and not has_epoll:
+                raise GObjError("poller='epoll': this system has no epoll; use 'auto' or 'loop'")
+            self._poller = LoopPoller() if kind == "loop" or not has_epoll else EpollPoller()
+            if self._loop is not None:
+                self._poller.attach(self._loop)
+        return self._poller
+
+    # -- the edges of the loop ---------------------------------------------------------------------
+
+    def deliver_contained(self, gobj: GObj, event: Event) -> Any:
+        """Deliver an event that nobody stands behind, and contain what its action raises."""
+        try:
+            return gobj._take(event)
+        except Exception as error:
+            self.contain(error, gobj, event)
+            return None
+
+    def contain(self, error: Exception, gobj: GObj, event: Event | None) -> None:
+        """Log and count an exception that reached an edge of the loop.
+
+        Where an event of a connection caused it, the connection is dropped.
+        """
+        self.contained_errors += 1
+        what = "a callback" if event is None else type(event).__name__
+        source = None if event is None else event.source
+        logger.error(
+            "%s in %s: %s%s raised %s: %s",
+            gobj.path,
+            gobj.state,
+            what,
+            f" from {source.path}" if source is not None and source is not gobj else "",
+            type(error).__name__,
+            error,
+            exc_info=error,
+        )
+        if self.observer is not None:
+            self.observed(Failed(gobj, event, gobj.state, error))
+        if source is not None:
+            source._failed_delivery(event)
+
+    def _run_contained(self, gobj: GObj, callback: Callable[[], object]) -> None:
+        if gobj.destroyed:
+            return
+        try:
+            callback()
+        except Exception as error:
+            self.contain(error, gobj, None)
+
+    # -- what can be seen --------------------------------------------------------------------------
+
+    def observe(self, observer: Observer | None) -> None:
+        """Tell an observer everything that happens from now on; None tells nobody.
+
+        Args:
+            observer: called with each `inspection.Observation`. What it raises is logged.
+        """
+        self.observer = observer
+        watch = None if observer is None else self
+        for gobj in self.walk():
+            gobj._watch = watch
+
+    def observed(self, observation: Observation) -> None:
+        """Pass something on to the observer, if there is one."""
+        if self.observer is not None:
+            try:
+                self.observer(observation)
+            except Exception:
+                logger.exception("%s: the observer failed on %r", self.name, observation)
+
+    def walk(self) -> Iterator[GObj]:
+        """Every gobj of the tree that lives now, parents before their children."""
+        todo: list[GObj] = [self]
+        while todo:
+            gobj = todo.pop()
+            yield gobj
+            todo.extend(reversed(list(gobj.children.values())))
+
+    def count_refused(self, gobj: GObj, event: Event) -> None:
+        """The present state of a gobj does not accept an event: count it, and say so once."""
+        self.refused_events += 1
+        key = (type(gobj), gobj.state, type(event))
+        told = key in self._refusals_told
+        self._refusals_told.add(key)
+        level = logging.DEBUG if told else logging.WARNING
+        if logger.isEnabledFor(level):
+            logger.log(
+                level,
+                "%s: %s does not accept %s%s%s",
+                gobj.path,
+                gobj.state,
+                type(event).__name__,
+                "" if event.source is None else f" from {event.source.path}",
+                "" if told else "; further ones are logged at DEBUG",
+            )
+
+    # -- settings ----------------------------------------------------------------------------------
+
+    def configure(
+        self, gclass: type[GObj], name: str, path: str, given: Mapping[str, object]
+    ) -> Config:
+        """The parameters of a gobj that is being made, with the settings that match it."""
+        sources: list[tuple[str, Mapping[str, object]]] = [("", given)]
+        for key in dict.fromkeys((gclass.__name__, name)):
+            if key in self._settings:
+                sources.append((f"the settings of {key!r}", self._settings[key]))
+        return gclass.config._build(f"{path} ({gclass.__name__})", *sources)
+
+    def _check_settings(self) -> None:
+        """Every setting must match a gclass that is loaded or a gobj that lives."""
+        if not self._settings:
+            return
+        alive = {gobj.name for gobj in self.walk()}
+        faults: list[str] = []
+        for name, values in self._settings.items():
+            gclasses = _gclasses.get(name, [])
+            for gclass in gclasses:
+                # Also where none has been made yet: one that is made later must not fail by it.
+                try:
+                    gclass.config._build(name, ("the settings", values))
+                except GConfigError as error:
+                    faults.append(str(error))
+            if not gclasses and name not in alive:
+                faults.append(
+                    f"{name!r} ({', '.join(values)}) matches no gobj and no gclass"
+                    f"{nearest(name, sorted(alive | set(_gclasses)))}"
+                )
+        if faults:
+            raise GConfigError(
+                "\n  ".join(["settings:", *faults]) if len(faults) > 1 else f"settings: {faults[0]}"
+            )
+
+
+def _read_settings(
+    given: Mapping[str, Any] | str | os.PathLike[str] | None,
+) -> dict[str, dict[str, object]]:
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        return settings_from(given, "settings")
+    if isinstance(given, (str, os.PathLike)):
+        return load_settings(given)
+    raise GConfigError(
+        f"settings: expected a mapping or the path of a TOML file, got {type(given).__name__}"
+    )
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Uvloop's loop where it is installed; None is asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

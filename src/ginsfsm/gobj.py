@@ -1,0 +1,683 @@
+"""GObj: an object of the tree, whose behaviour is a machine and whose speech is events.
+
+Life. `create_gobj` validates the parameters, puts the gobj into the tree, subscribes its parent (or
+the gobj in its parameter `subscriber`) to its output events, calls `start_up` and enters the initial
+state. Events that arrive during `start_up` are delivered in the initial state. `destroy_gobj` marks
+it destroyed first, so that from then on it takes and sends nothing; then its children go, last
+made first, its timers, tasks and subscriptions, then `go_out` is called, and it leaves the tree.
+
+Delivery. `send_event` is a look-up and a call. Everything that can make a delivery special (a
+destination or an event given by name, a destroyed gobj at either end, an observer) is found by one
+test or by the look-up failing, and goes the slow way through `_send`. `_watch` is that one test: it
+is None unless the gobj is destroyed or its gaplic is observed.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Coroutine, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast, overload
+
+from ginsfsm import gconfig
+from ginsfsm.errors import EventError, GObjError, MachineError, StateError, nearest
+from ginsfsm.event import Event
+from ginsfsm.inspection import Created, Delivered, Destroyed, Refused
+from ginsfsm.smachine import (
+    NOT_ACCEPTED,
+    Machine,
+    Postponed,
+    Row,
+    State,
+    change_state,
+    compile_machine,
+    enter_initial,
+)
+
+if TYPE_CHECKING:
+    from ginsfsm.clock import TimerHandle
+    from ginsfsm.gaplic import GAplic
+    from ginsfsm.task import Task
+
+__all__ = ["GObj", "Subscription"]
+
+G = TypeVar("G", bound="GObj")
+
+logger: Final = logging.getLogger("ginsfsm")
+
+_NO_CHILDREN: Final[Mapping[str, Any]] = MappingProxyType({})
+
+_gclasses: Final[dict[str, list[type[GObj]]]] = {}
+"""Every gclass that has been loaded, by name; settings may name any of them."""
+
+
+class Subscription:
+    """Who gets which output event of a publisher."""
+
+    __slots__ = ("event", "post", "subscriber")
+
+    def __init__(self, event: type[Event] | None, subscriber: GObj, post: bool) -> None:
+        self.event = event
+        """The class, or None for every output event that the subscriber has in some state."""
+        self.subscriber = subscriber
+        self.post = post
+        """Whether events are posted instead of sent."""
+
+    def wants(self, event: type[Event]) -> bool:
+        if self.event is None:
+            return event in self.subscriber.compiled.accepted
+        return self.event is event
+
+    def __repr__(self) -> str:
+        what = "every event" if self.event is None else self.event.__name__
+        return f"<{what} to {self.subscriber.path}>"
+
+
+class GObj:
+    """Base of every gclass. Derive from it; make instances with `create_gobj`.
+
+    A gclass may declare, in its body:
+
+    - `class config(GObj.config)`: its parameters, see `param`;
+    - `outputs`: the event classes that it broadcasts;
+    - `machine`: its table, see `on`, `after`, `enter`, `leave`.
+
+    Attributes:
+        name: the name among its siblings.
+        parent: the gobj above it. None for the gaplic itself, which has no other way to say so;
+            typed as a GObj because everything that a user writes has a parent.
+        gaplic: the root of its tree.
+        destroyed: True once `destroy_gobj` has begun.
+        config: its parameters.
+    """
+
+    class config(gconfig.Config):
+        """The parameters of the gclass."""
+
+    outputs: Sequence[type[Event]] = ()
+    machine: ClassVar[Mapping[str, Sequence[Row]]] = {"ST_IDLE": []}
+    compiled: ClassVar[Machine]
+    """The table of this class, compiled."""
+
+    _constructed: ClassVar[bool] = False
+    """Whether the class is made by calling it; True for gaplics only."""
+
+    # All that a gobj needs stands in slots; the dictionary is for `config`, whose name the nested
+    # class takes, and for the attributes of the user's own class.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_afters",
+        "_as_subscriber",
+        "_children",
+        "_entered",
+        "_may",
+        "_postponed",
+        "_publishers",
+        "_state",
+        "_subscriptions",
+        "_tasks",
+        "_unique",
+        "_watch",
+        "destroyed",
+        "gaplic",
+        "name",
+        "parent",
+    )
+
+    name: str
+    parent: GObj
+    gaplic: GAplic
+    destroyed: bool
+    _state: State
+    _entered: bool
+    _watch: GAplic | None
+    _may: frozenset[str]
+    _afters: tuple[TimerHandle, ...]
+    _postponed: Postponed | None
+    _children: dict[str, GObj] | None
+    _subscriptions: tuple[Subscription, ...]
+    _publishers: dict[GObj, None] | None
+    _as_subscriber: tuple[Subscription] | None
+    _tasks: set[Task] | None
+    _unique: bool
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        frame = sys._getframe(1)
+        bases = [base for base in cls.__bases__ if issubclass(base, GObj)]
+        if "__init__" in cls.__dict__ and not cls._constructed:
+            code = cls.__dict__["__init__"].__code__
+            raise MachineError(
+                f"{cls.__qualname__}: 1 fault in the class\n  {code.co_filename}:"
+                f"{code.co_firstlineno}: a gobj is made by create_gobj, which does not call "
+                "__init__; write start_up(self) instead"
+            )
+        cls.compiled = compile_machine(cls, bases, frame.f_code.co_filename, frame.f_lineno)
+        _gclasses.setdefault(cls.__name__, []).append(cls)
+
+    def __init__(self) -> None:
+        raise GObjError(
+            f"{type(self).__name__} is made with create_gobj(name, {type(self).__name__}, parent), "
+            "not by calling the class"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.path} {self.state}>"
+
+    # -- for the gclass to override ----------------------------------------------------------------
+
+    def start_up(self) -> None:
+        """Called once when the gobj is in the tree; make children here. May raise."""
+
+    def go_out(self) -> None:
+        """Called once when the gobj is being destroyed; give back here what start_up took."""
+
+    def parameters_written(self, names: frozenset[str]) -> None:
+        """Called after `write_parameters` with the names of what was written."""
+
+    # -- what it is --------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """The name of the present state; of the last one where the gobj is destroyed."""
+        return self._state.name
+
+    def get_current_state(self) -> str:
+        """The name of the present state, the same as `state`."""
+        return self._state.name
+
+    @property
+    def children(self) -> Mapping[str, GObj]:
+        """The gobjs below this one, by name, in the order in which they were made; read-only."""
+        return _NO_CHILDREN if self._children is None else MappingProxyType(self._children)
+
+    @property
+    def path(self) -> str:
+        """The names from the gaplic down to this gobj: `"app/echo/server"`."""
+        names = [self.name]
+        above: GObj | None = self.parent
+        while above is not None:
+            names.append(above.name)
+            above = above.parent
+        return "/".join(reversed(names))
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """Who gets this gobj's output events, in the order in which they subscribed."""
+        return self._subscriptions
+
+    # -- the tree ----------------------------------------------------------------------------------
+
+    def create_gobj(
+        self,
+        name: str | None,
+        gclass: type[G],
+        parent: GObj,
+        unique: bool = False,
+        **parameters: Any,
+    ) -> G:
+        """Make a gobj of that gclass under that parent.
+
+        Args:
+            name: its name, different from its siblings' and without a slash; None gives it one.
+            gclass: what to make.
+            parent: the gobj to put it under.
+            unique: register the name for the whole gaplic; then it can be given as a destination.
+            parameters: values for the parameters that the gclass declares.
+
+        Returns:
+            The gobj, started.
+
+        Raises:
+            GConfigError: listing every parameter that is unknown, of the wrong type or out of
+                range. Nothing has been made.
+            GObjError: when the name is taken or no name, or the parent cannot have children.
+            Exception: whatever its `start_up` raises; the half-made gobj has been destroyed.
+        """
+        if not (isinstance(gclass, type) and issubclass(gclass, GObj)) or gclass._constructed:
+            raise GObjError(f"create_gobj: expected a gclass, derived from GObj, got {gclass!r}")
+        if not isinstance(parent, GObj):
+            raise GObjError(f"create_gobj: expected a gobj as the parent, got {parent!r}")
+        if name is None:
+            name = parent._free_name(gclass)
+        parent._check_room_for(name, unique)
+        config = parent.gaplic.configure(gclass, name, f"{parent.path}/{name}", parameters)
+        return cast(G, _make(gclass, name, parent, config, unique))
+
+    def destroy_gobj(self, gobj: GObj | str) -> None:
+        """End a gobj and everything below it; nothing happens where it is destroyed already.
+
+        A gobj may destroy itself, and anybody may be destroyed in the middle of a delivery.
+        """
+        if isinstance(gobj, str):
+            gobj = self.gaplic.find_unique_gobj(gobj)
+        if not isinstance(gobj, GObj):
+            raise GObjError(f"destroy_gobj: expected a gobj, got {gobj!r}")
+        _destroy(gobj)
+
+    def write_parameters(self, **values: Any) -> None:
+        """Change parameters while the gobj lives; all of them or, where one is wrong, none.
+
+        Raises:
+            GConfigError: listing every value that does not fit.
+        """
+        config = cast(gconfig.Config, self.config)
+        self.__dict__["config"] = config._rewritten(self.path, values)
+        self.parameters_written(frozenset(values))
+
+    def _free_name(self, gclass: type[GObj]) -> str:
+        taken = self._children or {}
+        count = len(taken) + 1
+        while (name := f"{gclass.__name__.lower()}-{count}") in taken:
+            count += 1
+        return name
+
+    def _check_room_for(self, name: str, unique: bool) -> None:
+        if not isinstance(name, str) or not name or "/" in name:
+            raise GObjError(
+                f"create_gobj under {self.path}: expected a name without a slash, got {name!r}"
+            )
+        if self.destroyed:
+            raise GObjError(f"create_gobj: {self.path} is destroyed and can have no child {name!r}")
+        if self._children is not None and name in self._children:
+            raise GObjError(
+                f"create_gobj: {self.path} has a child named {name!r} already; "
+                "choose another name, or None for a generated one"
+            )
+        if unique:
+            self.gaplic.check_unique(name)
+
+    # -- events ------------------------------------------------------------------------------------
+
+    @overload
+    def send_event(self, destination: GObj | str, event: Event, /) -> Any: ...
+    @overload
+    def send_event(self, destination: GObj | str, event: str, /, **payload: Any) -> Any: ...
+    def send_event(self, destination: Any, event: Any, /, **payload: Any) -> Any:
+        """Deliver an event now and return what the action returned.
+
+        Args:
+            destination: a gobj, or the name of a unique one.
+            event: an event object, or its name with the payload as keywords.
+
+        Returns:
+            What the action returned; None where the event was postponed; `NOT_ACCEPTED` where the
+            present state of the destination has no row for it, or either side is destroyed.
+
+        Raises:
+            EventError: when no state of the destination has a row for the event, or the payload
+                does not fit.
+            Exception: whatever the action raises.
+        """
+        if self._watch is None and not payload:
+            try:
+                handler = destination._state[event.__class__]
+                source = event.source
+            except (AttributeError, KeyError):
+                return self._send(destination, event, payload)
+            if source is not self:
+                if source is None:
+                    event.source = self
+                else:
+                    event = event.sent_by(self)
+            return handler(destination, event)
+        return self._send(destination, event, payload)
+
+    @overload
+    def post_event(self, destination: GObj | str, event: Event, /) -> None: ...
+    @overload
+    def post_event(self, destination: GObj | str, event: str, /, **payload: Any) -> None: ...
+    def post_event(self, destination: Any, event: Any, /, **payload: Any) -> None:
+        """Queue an event; the gaplic delivers it in the next turn of the loop.
+
+        Raises:
+            EventError: at once, when no state of the destination has a row for the event, the
+                payload does not fit, or `max_posted_events` are waiting.
+        """
+        if self.destroyed:
+            return
+        destination = self._destination(destination)
+        event = _event_for(destination, event, payload)
+        self.gaplic.post(destination, event.sent_by(self))
+
+    @overload
+    def broadcast_event(self, event: Event, /) -> int: ...
+    @overload
+    def broadcast_event(self, event: str, /, **payload: Any) -> int: ...
+    def broadcast_event(self, event: Any, /, **payload: Any) -> int:
+        """Send an output event to everybody who subscribed to it, in the order of subscription.
+
+        Returns:
+            How many subscribers took it. One that gets it posted counts.
+
+        Raises:
+            EventError: when the event is not in `outputs`, or the payload does not fit.
+            Exception: the first one that a subscriber's action raised, after all have got it.
+        """
+        if self.destroyed:
+            return 0
+        if isinstance(event, str):
+            event = _build(self._output(event), payload)
+        else:
+            _check_is_event(event, payload)
+            self._output(event.__class__)
+        return self._publish(event.sent_by(self))
+
+    def subscribe_event(
+        self, event: type[Event] | str | None, subscriber: GObj | str, *, post: bool = False
+    ) -> None:
+        """Let a gobj get an output event of this one.
+
+        Args:
+            event: the class or its name; None for every output event that the subscriber's
+                machine has in some state.
+            subscriber: who gets it.
+            post: post the event instead of sending it.
+
+        Raises:
+            EventError: when the event is not in `outputs`, or the subscriber has it in no state.
+        """
+        target = self._destination(subscriber)
+        if self.destroyed or target.destroyed:
+            gone = self if self.destroyed else target
+            raise GObjError(f"subscribe_event: {gone.path} is destroyed")
+        kind = None if event is None else self._output(event)
+        if kind is not None:
+            target.compiled.check_accepts(kind)
+        others = tuple(
+            one
+            for one in self._subscriptions
+            if not (one.subscriber is target and one.event is kind)
+        )
+        if kind is None and not post:
+            # Shared by all that the subscriber hears this way: a connection pays for none.
+            mine = target._as_subscriber
+            if mine is None:
+                mine = target._as_subscriber = (Subscription(None, target, False),)
+        else:
+            mine = (Subscription(kind, target, post),)
+        self._subscriptions = others + mine if others else mine
+        if target is not self.parent:
+            # A child dies before its parent does; anybody else must be told.
+            if target._publishers is None:
+                target._publishers = {}
+            target._publishers[self] = None
+
+    def delete_subscription(self, event: type[Event] | str | None, subscriber: GObj | str) -> bool:
+        """End a subscription; None ends all that this subscriber has here.
+
+        Returns:
+            Whether there was one.
+        """
+        target = self._destination(subscriber)
+        kind = None if event is None else self._output(event)
+        kept = tuple(
+            one
+            for one in self._subscriptions
+            if one.subscriber is not target or (kind is not None and one.event is not kind)
+        )
+        found = len(kept) < len(self._subscriptions)
+        self._subscriptions = kept
+        if target._publishers is not None and all(one.subscriber is not target for one in kept):
+            target._publishers.pop(self, None)
+        return found
+
+    def set_new_state(self, name: str) -> None:
+        """Go to another state from within an action, where its row says `may=(name,)`.
+
+        Raises:
+            StateError: when the row that runs does not declare that state.
+        """
+        if self.destroyed:
+            return
+        if name not in self._may:
+            states = self._state.machine.states
+            if name not in states:
+                raise StateError(f"{self.path}: there is no state {name!r}{nearest(name, states)}")
+            legal = ", ".join(sorted(self._may)) or "none"
+            raise StateError(
+                f"{self.path} in {self.state}: the row that runs does not declare {name}; "
+                f"write may=({name!r},) in it (declared there: {legal})"
+            )
+        change_state(self, self._state.machine.states[name])
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], done: type[Event] | None = None) -> Task:
+        """Run a coroutine beside the machine, and get an event when it has ended.
+
+        Args:
+            coroutine: any asyncio coroutine. It starts when the loop runs.
+            done: the class of the event that this gobj then gets, with the fields `result` and
+                `error` (an exception or None). Without it a failure is logged.
+
+        Returns:
+            The task. `task.cancel()` ends it without an event, as does destroying the gobj.
+
+        Raises:
+            EventError: when `done` lacks a field, or this gobj has it in no state.
+        """
+        return self.gaplic.start_task(self, coroutine, done)
+
+    # -- the slow way ------------------------------------------------------------------------------
+
+    def _send(self, destination: Any, event: Any, payload: dict[str, Any]) -> Any:
+        if self.destroyed:
+            return NOT_ACCEPTED
+        destination = self._destination(destination)
+        event = _event_for(destination, event, payload)
+        return destination._take(event.sent_by(self))
+
+    def _take(self, event: Event) -> Any:
+        """Run the row for an event whose source is set."""
+        if self.destroyed:
+            return NOT_ACCEPTED
+        handler = self._state.get(event.__class__)
+        if handler is None:
+            return self._refuse(event)
+        gaplic = self._watch
+        if gaplic is None:
+            return handler(self, event)
+        gaplic.observed(Delivered(event.source, self, event, self.state, gaplic.depth))
+        gaplic.depth += 1
+        try:
+            return handler(self, event)
+        finally:
+            gaplic.depth -= 1
+
+    def _refuse(self, event: Event) -> Any:
+        self.gaplic.count_refused(self, event)
+        if self._watch is not None:
+            self._watch.observed(Refused(self, event, self.state))
+        return NOT_ACCEPTED
+
+    def _publish(self, event: Event) -> int:
+        """Send an event, of `outputs` and without another's source, to its subscribers."""
+        event.source = self
+        kind = event.__class__
+        subscriptions = self._subscriptions
+        if len(subscriptions) == 1 and self._watch is None:
+            only = subscriptions[0]
+            if not only.post and (only.event is None or only.event is kind):
+                subscriber = only.subscriber
+                handler = subscriber._state.get(kind)
+                if handler is not None:
+                    return handler(subscriber, event) is not NOT_ACCEPTED
+        taken = 0
+        first: Exception | None = None
+        told: set[GObj] = set()
+        for one in subscriptions:
+            subscriber = one.subscriber
+            if subscriber in told or not one.wants(kind):
+                continue
+            if one not in self._subscriptions and not self.destroyed:
+                # It was deleted by a subscriber before it. Where this gobj was destroyed instead,
+                # the others still learn of the event that was on its way.
+                continue
+            told.add(subscriber)
+            try:
+                if one.post:
+                    self.gaplic.post(subscriber, event)
+                    taken += 1
+                elif subscriber._take(event) is not NOT_ACCEPTED:
+                    taken += 1
+            except Exception as error:
+                first = first or error
+        if first is not None:
+            raise first
+        return taken
+
+    def _asks(self, event: type[Event]) -> bool:
+        """Whether any subscriber has this event in some state."""
+        return any(one.wants(event) for one in self._subscriptions)
+
+    def _failed_delivery(self, event: Event | None) -> None:
+        """An exception was contained that an event of this gobj caused; a connection ends by it."""
+
+    def _destination(self, given: Any) -> GObj:
+        if isinstance(given, GObj):
+            return given
+        if isinstance(given, str):
+            return self.gaplic.find_unique_gobj(given)
+        raise EventError(f"{self.path}: expected a gobj or a unique name, got {given!r}")
+
+    def _output(self, given: type[Event] | str) -> type[Event]:
+        for kind in self.outputs:
+            if kind is given or kind.__name__ == given:
+                return kind
+        name = given if isinstance(given, str) else getattr(given, "__name__", repr(given))
+        raise EventError(
+            f"{type(self).__name__} ({self.path}) has no output event {name}"
+            f"{nearest(name, [kind.__name__ for kind in self.outputs])}"
+        )
+
+
+def _event_for(destination: GObj, event: Any, payload: dict[str, Any]) -> Event:
+    """The event to deliver, from an object or from a name with its payload.
+
+    Raises:
+        EventError: when the destination's machine has it in no state, or the payload is wrong.
+    """
+    machine = destination.compiled
+    if isinstance(event, str):
+        return _build(machine.event_class(event), payload)
+    _check_is_event(event, payload)
+    machine.check_accepts(event.__class__)
+    return cast(Event, event)
+
+
+def _check_is_event(event: Any, payload: dict[str, Any]) -> None:
+    if isinstance(event, type) and issubclass(event, Event):
+        raise EventError(
+            f"expected an event, got the class {event.__name__}; write {event.__name__}(...)"
+        )
+    if not isinstance(event, Event):
+        raise EventError(f"expected an event or the name of one, got {event!r}")
+    if payload:
+        raise EventError(
+            f"{type(event).__name__} carries its payload already; keywords "
+            f"({', '.join(payload)}) go with an event given by name"
+        )
+
+
+def _build(kind: type[Event], payload: dict[str, Any]) -> Event:
+    try:
+        return kind(**payload)
+    except TypeError as error:
+        fields = ", ".join(kind.__struct_fields__) or "none"
+        raise EventError(f"{kind.__name__}: {error}; its fields: {fields}") from error
+
+
+def _make(
+    gclass: type[GObj], name: str, parent: GObj, config: gconfig.Config, unique: bool
+) -> GObj:
+    """Put a gobj with a ready config into the tree and start it. The name must be free."""
+    gobj = gclass.__new__(gclass)
+    _init(gobj, name, parent, parent.gaplic, config)
+    if parent._children is None:
+        parent._children = {}
+    parent._children[name] = gobj
+    gaplic = gobj.gaplic
+    try:
+        if unique:
+            gaplic.register_unique(gobj)
+        if gobj._watch is not None:
+            gaplic.observed(Created(gobj))
+        if gobj.outputs:
+            gobj.subscribe_event(None, getattr(config, "subscriber", None) or parent)
+        gobj.start_up()
+        enter_initial(gobj)
+    except BaseException:
+        _destroy(gobj)
+        raise
+    return gobj
+
+
+def _init(
+    gobj: GObj, name: str, parent: GObj | None, gaplic: GAplic, config: gconfig.Config
+) -> None:
+    gobj.name = name
+    gobj.parent = cast(GObj, parent)
+    gobj.gaplic = gaplic
+    gobj.destroyed = False
+    gobj.__dict__["config"] = config
+    machine = gobj.compiled
+    gobj._state = machine.initial
+    gobj._entered = False
+    gobj._watch = gaplic if gaplic.observer is not None else None
+    gobj._may = _NONE
+    gobj._afters = ()
+    gobj._postponed = Postponed() if machine.postpones else None
+    gobj._children = None
+    gobj._subscriptions = ()
+    gobj._publishers = None
+    gobj._as_subscriber = None
+    gobj._tasks = None
+    gobj._unique = False
+
+
+_NONE: Final[frozenset[str]] = frozenset()
+
+
+def _destroy(gobj: GObj) -> None:
+    if gobj.destroyed:
+        return
+    gobj.destroyed = True
+    gaplic = gobj.gaplic
+    gobj._watch = gaplic
+    gobj._state = gobj._state.tomb
+    if gobj._children:
+        for child in reversed(list(gobj._children.values())):
+            _destroy(child)
+    for timer in gobj._afters:
+        timer.cancel()
+    gobj._afters = ()
+    if gobj._tasks:
+        for task in list(gobj._tasks):
+            task.cancel()
+    if gobj._postponed is not None:
+        gobj._postponed.queue.clear()
+    for one in gobj._subscriptions:
+        if one.subscriber._publishers is not None:
+            one.subscriber._publishers.pop(gobj, None)
+    gobj._subscriptions = ()
+    if gobj._publishers:
+        for publisher in gobj._publishers:
+            publisher._subscriptions = tuple(
+                one for one in publisher._subscriptions if one.subscriber is not gobj
+            )
+        gobj._publishers = None
+    try:
+        gobj.go_out()
+    except Exception:
+        logger.exception("%s: go_out failed; the destruction goes on", gobj.path)
+        gaplic.contained_errors += 1
+    if gobj._unique:
+        gaplic.forget_unique(gobj)
+    siblings = None if gobj.parent is None else gobj.parent._children
+    if siblings is not None and siblings.get(gobj.name) is gobj:
+        del siblings[gobj.name]
+    gaplic.observed(Destroyed(gobj))
+
+
+GObj.compiled = compile_machine(GObj, (), __file__, 1)

@@ -1,0 +1,107 @@
+"""The ledger of a server's connections: which are open, and how many there were.
+
+A plain ledger, shared by the server and its connections and outliving the server, counts and lists
+them. A connection counts from accept, handshake included, until its descriptor closes, before
+EV_DISCONNECTED. Whoever asks how many are open (`n_gsocks`, a limit, a drain) asks this ledger and
+keeps no count of its own, so the answer is exact whatever way a connection ends.
+
+It belongs to one thread, like everything of a gaplic.
+"""
+
+from collections.abc import Callable, Hashable, Iterator
+from typing import Generic, TypeVar
+
+__all__ = ["Ledger"]
+
+T = TypeVar("T", bound=Hashable)
+
+
+class Ledger(Generic[T]):
+    """The open connections, in order of opening, and counters that only grow.
+
+    A connection is known by its hash, which for a gobj is its identity. An open one costs an entry
+    of a dictionary, about 60 bytes at worst; `open` and `close` cost one operation of it each.
+
+    Attributes:
+        accepted: how many were opened, since the beginning; those still open among them.
+        refused: how many the server turned away, by `count_refused`.
+        failed: how many failed while they were being made, by `count_failed`.
+        on_close: called without arguments after each close, when the entry has gone; the server
+            goes on accepting with it. A server that ends sets it to `None` and leaves the ledger to
+            its connections.
+    """
+
+    __slots__ = ("_open", "accepted", "failed", "on_close", "refused")
+
+    def __init__(self) -> None:
+        # A dictionary and not a set, for the order; the values mean nothing.
+        self._open: dict[T, None] = {}
+        self.accepted = 0
+        self.refused = 0
+        self.failed = 0
+        self.on_close: Callable[[], None] | None = None
+
+    def open(self, connection: T) -> None:
+        """Enter a connection that was accepted, and count it in `accepted`.
+
+        Raises:
+            ValueError: it is open already. Nothing was counted.
+        """
+        opened = self._open
+        before = len(opened)
+        opened[connection] = None
+        # Asking the length costs less than a second look-up, and an old entry was not changed.
+        if len(opened) == before:
+            raise ValueError(
+                f"{connection!r} is open in the ledger already: a connection is opened once, when "
+                "it is accepted"
+            )
+        self.accepted += 1
+
+    def close(self, connection: T) -> None:
+        """Strike out a connection whose descriptor has closed, then call `on_close`.
+
+        Not idempotent on purpose: closing twice means that two places believe they ended the
+        connection, and then neither the count nor EV_DISCONNECTED can be trusted.
+
+        Raises:
+            KeyError: it is not open. `on_close` was not called.
+        """
+        try:
+            del self._open[connection]
+        except KeyError:
+            raise KeyError(
+                f"{connection!r} is not open in the ledger: it was never opened, or it was closed "
+                "before; close it once, where its descriptor closes"
+            ) from None
+        if self.on_close is not None:
+            self.on_close()
+
+    def count_refused(self) -> None:
+        """Count a connection that the server turned away. It opens and closes nothing."""
+        self.refused += 1
+
+    def count_failed(self) -> None:
+        """Count a connection that failed while it was being made. It opens and closes nothing."""
+        self.failed += 1
+
+    def __len__(self) -> int:
+        """How many are open now."""
+        return len(self._open)
+
+    def __bool__(self) -> bool:
+        """Always true: `ledger or Ledger()` must not replace a shared ledger that is empty now."""
+        return True
+
+    def __iter__(self) -> Iterator[T]:
+        """Those open now, in order of opening; a snapshot, so they may be closed meanwhile."""
+        return iter(tuple(self._open))
+
+    def __contains__(self, connection: object) -> bool:
+        return connection in self._open
+
+    def __repr__(self) -> str:
+        return (
+            f"<Ledger: {len(self._open)} open, {self.accepted} accepted, "
+            f"{self.refused} refused, {self.failed} failed>"
+        )

@@ -1,0 +1,221 @@
+"""Poller: which descriptors are ready, inside any asyncio loop.
+
+The descriptors stand in one epoll object of ours, and that object's descriptor is the only one that
+the loop knows. When anything is ready the loop calls the poller once; the poller asks for all ready
+descriptors and gives each its handler. Three rules keep that safe:
+
+- All handlers of a batch are looked up before the first one runs. A descriptor that is closed and
+  opened again within the batch would otherwise get what its predecessor was ready for. A handler
+  that has closed meanwhile ignores the call.
+- A descriptor that waits for nothing is taken out of epoll. With an empty mask it would still wake
+  the loop for HUP and ERR, a hundred thousand times a second.
+- The loop forgets the epoll object before that is closed, on every path: under uvloop a watched
+  descriptor that is closed aborts the process.
+
+Where there is no epoll, each descriptor is registered with the loop itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import select
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+__all__ = ["EpollPoller", "Handler", "LoopPoller", "Poller", "READ", "WRITE"]
+
+READ: Final = 1
+"""The descriptor can be read, has ended or has failed. The same number as EPOLLIN."""
+
+WRITE: Final = 4
+"""The descriptor can be written. The same number as EPOLLOUT."""
+
+BATCH: Final = 1000
+"""Descriptors served in one turn of the loop, so that timers and posted events get theirs."""
+
+logger: Final = logging.getLogger("ginsfsm")
+
+
+class Handler(Protocol):
+    """Who is called when a descriptor is ready."""
+
+    def io_ready(self, mask: int) -> None:
+        """Something is ready: `mask & WRITE` to write, any other bit to read."""
+
+    def io_failed(self, error: Exception) -> None:
+        """`io_ready` raised this."""
+
+
+class Poller:
+    """What both kinds have in common: the calls that wait for the end of the batch."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._in_batch = False
+        self._deferred: list[Callable[[], None]] = []
+
+    def register(self, fd: int, handler: Handler, mask: int) -> None:
+        """Watch a descriptor for `READ`, `WRITE` or both, from now until `unregister`."""
+        raise NotImplementedError
+
+    def modify(self, fd: int, mask: int) -> None:
+        """Watch a registered descriptor for something else; not for nothing: unregister it."""
+        raise NotImplementedError
+
+    def unregister(self, fd: int) -> None:
+        """Watch the descriptor no longer. Call this before it is closed."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        """How many descriptors are registered."""
+        raise NotImplementedError
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop runs: be called by it."""
+        self._loop = loop
+        if self._deferred:
+            loop.call_soon(self._run_deferred)
+
+    def close(self) -> None:
+        """The loop need not call any more; give back the descriptor. Idempotent."""
+        self._loop = None
+        self._deferred.clear()
+
+    def defer(self, callback: Callable[[], None]) -> None:
+        """Call back at the end of the batch that runs now, or of the turn of the loop."""
+        if not self._deferred and not self._in_batch and self._loop is not None:
+            self._loop.call_soon(self._run_deferred)
+        self._deferred.append(callback)
+
+    def _run_deferred(self) -> None:
+        # What these calls defer in their turn waits for the next round, so none starves the loop.
+        batch, self._deferred = self._deferred, []
+        for callback in batch:
+            try:
+                callback()
+            except Exception:
+                # A callback contains what its user raises; this is a fault of our own.
+                logger.exception("a deferred call failed: %r", callback)
+
+    def _run_batch(self, ready: list[tuple[Handler | None, int]]) -> None:
+        self._in_batch = True
+        try:
+            for handler, mask in ready:
+                if handler is not None:
+                    try:
+                        handler.io_ready(mask)
+                    except Exception as error:
+                        handler.io_failed(error)
+        finally:
+            self._in_batch = False
+            if self._deferred:
+                self._run_deferred()
+                if self._deferred and self._loop is not None:
+                    self._loop.call_soon(self._run_deferred)
+
+
+class EpollPoller(Poller):
+    """All descriptors in one epoll object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._epoll: Any = select.epoll()
+        self._handlers: dict[int, Handler] = {}
+
+    def register(self, fd: int, handler: Handler, mask: int) -> None:
+        """See `Poller`."""
+        self._epoll.register(fd, mask)
+        self._handlers[fd] = handler
+
+    def modify(self, fd: int, mask: int) -> None:
+        """See `Poller`."""
+        self._epoll.modify(fd, mask)
+
+    def unregister(self, fd: int) -> None:
+        """See `Poller`."""
+        # Closing would do, but for a descriptor that a child process has inherited by a fork.
+        del self._handlers[fd]
+        self._epoll.unregister(fd)
+
+    def __len__(self) -> int:
+        return len(self._handlers)
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """See `Poller`."""
+        super().attach(loop)
+        loop.add_reader(self._epoll.fileno(), self._ready)
+
+    def close(self) -> None:
+        """See `Poller`."""
+        loop = self._loop
+        super().close()
+        if not self._epoll.closed:
+            if loop is not None and not loop.is_closed():
+                loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+        self._handlers.clear()
+
+    def _ready(self) -> None:
+        handler_of = self._handlers.get
+        self._run_batch([(handler_of(fd), mask) for fd, mask in self._epoll.poll(0, BATCH)])
+
+
+class LoopPoller(Poller):
+    """Each descriptor in the loop itself, for systems without epoll."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._handlers: dict[int, tuple[Handler, int]] = {}
+
+    def register(self, fd: int, handler: Handler, mask: int) -> None:
+        """See `Poller`."""
+        self._handlers[fd] = (handler, 0)
+        self.modify(fd, mask)
+
+    def modify(self, fd: int, mask: int) -> None:
+        """See `Poller`."""
+        handler, before = self._handlers[fd]
+        self._handlers[fd] = (handler, mask)
+        if self._loop is not None:
+            self._watch(self._loop, fd, before, mask)
+
+    def unregister(self, fd: int) -> None:
+        """See `Poller`."""
+        _, before = self._handlers.pop(fd)
+        if self._loop is not None:
+            self._watch(self._loop, fd, before, 0)
+
+    def __len__(self) -> int:
+        return len(self._handlers)
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """See `Poller`."""
+        super().attach(loop)
+        for fd, (_, mask) in self._handlers.items():
+            self._watch(loop, fd, 0, mask)
+
+    def close(self) -> None:
+        """See `Poller`."""
+        loop = self._loop
+        super().close()
+        if loop is not None and not loop.is_closed():
+            for fd, (_, mask) in self._handlers.items():
+                self._watch(loop, fd, mask, 0)
+        self._handlers.clear()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, fd: int, before: int, mask: int) -> None:
+        # The loop cancels a removed callback that it has scheduled already, so nothing stale runs.
+        if mask & READ and not before & READ:
+            loop.add_reader(fd, self._ready, fd, READ)
+        elif before & READ and not mask & READ:
+            loop.remove_reader(fd)
+        if mask & WRITE and not before & WRITE:
+            loop.add_writer(fd, self._ready, fd, WRITE)
+        elif before & WRITE and not mask & WRITE:
+            loop.remove_writer(fd)
+
+    def _ready(self, fd: int, mask: int) -> None:
+        found = self._handlers.get(fd)
+        if found is not None and found[1] & mask:
+            self._run_batch([(found[0], mask)])

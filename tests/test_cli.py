@@ -1,0 +1,558 @@
+"""The command, as a shell runs it: a process of its own, its exit status and what it prints."""
+
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+DEADLINE = 30.0
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="the command is stopped by signals")
+
+# Says what happens to it on stdout, which is the program's own.
+ECHO = """
+    from ginsfsm import GObj, param
+
+
+    class Echo(GObj):
+        class config(GObj.config):
+            host: str = param("127.0.0.1", "address to listen on")
+            port: int = param(7000, "port to listen on", ge=0, le=65535)
+
+        def start_up(self):
+            print(f"{self.path} {self.config.host}:{self.config.port}", flush=True)
+
+        def go_out(self):
+            print("gone", flush=True)
+"""
+
+
+def command(*arguments: str) -> list[str]:
+    # What a process leaves open it tells at its end; `finished` looks for that.
+    return [sys.executable, "-W", "always::ResourceWarning", "-m", "ginsfsm", *arguments]
+
+
+class Ended:
+    """A command that has ended."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        assert "ResourceWarning" not in err, err
+        self.status = status
+        self.out = out
+        self.err = err
+
+
+class Running:
+    """A command that runs; its lines are read as they come, each wait has a deadline."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: dict[str, list[str]] = {"out": [], "err": []}
+        self._arrived: queue.Queue[tuple[str, str | None]] = queue.Queue()
+        self._threads = []
+        for name, stream in (("out", process.stdout), ("err", process.stderr)):
+            assert stream is not None
+            thread = threading.Thread(target=self._read, args=(name, stream), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _read(self, name: str, stream: Iterator[str]) -> None:
+        for line in stream:
+            self._arrived.put((name, line.rstrip("\n")))
+        self._arrived.put((name, None))
+
+    def wait_for(self, text: str, where: str = "err") -> str:
+        """The first line of that stream that holds the text."""
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            for line in self.lines[where]:
+                if text in line:
+                    return line
+            try:
+                name, arrived = self._arrived.get(timeout=deadline - time.monotonic())
+            except (queue.Empty, ValueError):
+                pytest.fail(f"no {text!r} on std{where} within {DEADLINE} s: {self.lines}")
+            if arrived is not None:
+                self.lines[name].append(arrived)
+            elif name == where:
+                pytest.fail(f"std{where} ended without {text!r}: {self.lines}")
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> Ended:
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> Ended:
+        status = self.process.wait(DEADLINE)
+        for thread in self._threads:
+            thread.join(DEADLINE)
+        while not self._arrived.empty():
+            name, arrived = self._arrived.get()
+            if arrived is not None:
+                self.lines[name].append(arrived)
+        return Ended(status, "\n".join(self.lines["out"]), "\n".join(self.lines["err"]))
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, str], Path]:
+    """Writes a file into the folder that the commands run in."""
+
+    def _write(name: str, text: str) -> Path:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(textwrap.dedent(text), encoding="utf-8")
+        return file
+
+    return _write
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    with ExitStack() as stack:
+
+        def _start(*arguments: str) -> Running:
+            process = subprocess.Popen(
+                command(*arguments),
+                cwd=tmp_path,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.enter_context(process)
+            # Called first: a process that a failed test left running would be waited for.
+            stack.callback(process.kill)
+            return Running(process)
+
+        yield _start
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Callable[..., Ended]:
+    """Runs a command that is expected to end by itself."""
+
+    def _finished(*arguments: str) -> Ended:
+        done = subprocess.run(
+            command(*arguments),
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    return _finished
+
+
+Write = Callable[[str, str], Path]
+Start = Callable[..., Running]
+Finished = Callable[..., Ended]
+
+
+class TestRun:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_until_a_signal(self, number: signal.Signals, write: Write, start: Start) -> None:
+        write("echo.py", ECHO)
+        running = start("run", "echo.py:Echo")
+        line = running.wait_for("app/echo starts")
+        # Time, level and message.
+        assert line[:4].isdigit()
+        assert line.endswith(" INFO app/echo starts (echo.py:Echo); Ctrl-C or SIGTERM stops it")
+        ended = running.stop(number)
+        assert ended.status == 0, ended.err
+        assert ended.out.splitlines() == ["app/echo 127.0.0.1:7000", "gone"]
+        assert ended.err.splitlines()[-1].endswith(" INFO app/echo has stopped")
+        assert "Traceback" not in ended.err
+
+    def test_until_stop(self, write: Write, finished: Finished) -> None:
+        write(
+            "brief.py",
+            """
+            from ginsfsm import GObj, after
+
+
+            class Brief(GObj):
+                def ac_stop(self):
+                    self.gaplic.stop()
+
+                machine = {"ST_IDLE": [after(0.01, ac_stop)]}
+            """,
+        )
+        ended = finished("run", "brief.py:Brief")
+        assert ended.status == 0, ended.err
+        assert ended.err.splitlines()[-1].endswith(" INFO app/brief has stopped")
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_during_start_up(
+        self, number: signal.Signals, write: Write, start: Start
+    ) -> None:
+        write(
+            "slow.py",
+            """
+            import threading
+
+            from ginsfsm import GObj
+
+
+            class Slow(GObj):
+                def start_up(self):
+                    print("starting", flush=True)
+                    threading.Event().wait(60)
+
+                def go_out(self):
+                    print("gone", flush=True)
+            """,
+        )
+        running = start("run", "slow.py:Slow")
+        running.wait_for("starting", "out")
+        ended = running.stop(number)
+        assert ended.status == 0, ended.err
+        assert ended.out.splitlines() == ["starting", "gone"]
+        assert "Traceback" not in ended.err
+
+    def test_module(self, write: Write, start: Start) -> None:
+        write("gateway/__init__.py", "")
+        write("gateway/echo.py", ECHO)
+        running = start("run", "gateway.echo:Echo")
+        running.wait_for("app/echo starts (gateway.echo:Echo)")
+        assert running.stop().status == 0
+
+    def test_file_elsewhere_finds_its_neighbours(self, write: Write, start: Start) -> None:
+        write(
+            "servers/near.py",
+            """
+            import sys
+            from ginsfsm import GObj
+
+            WHO = "a neighbour"
+            """,
+        )
+        write(
+            "servers/far.py",
+            """
+            import sys
+            from pathlib import Path
+
+            import near
+            from ginsfsm import GObj
+
+
+            class Far(GObj):
+                def start_up(self):
+                    module = sys.modules[type(self).__module__]
+                    same = module.Far is Far and __name__ == "far"
+                    first = sys.path[0] == str(Path(__file__).parent)
+                    print(near.WHO, same, first, flush=True)
+            """,
+        )
+        running = start("run", os.path.join("servers", "far.py") + ":Far")
+        running.wait_for("a neighbour True True", "out")
+        assert running.stop().status == 0
+
+    def test_file_with_the_name_of_a_module_of_python(self, write: Write, start: Start) -> None:
+        write("json.py", ECHO + "\n    import json as other\n    print(__name__, flush=True)\n")
+        running = start("run", "json.py:Echo")
+        running.wait_for("ginsfsm_target_json", "out")
+        running.wait_for("app/echo starts")
+        assert running.stop().status == 0
+
+    def test_log_level(self, write: Write, start: Start) -> None:
+        write("echo.py", ECHO)
+        running = start("run", "echo.py:Echo", "--log-level", "warning")
+        running.wait_for("app/echo 127", "out")
+        ended = running.stop()
+        assert (ended.status, ended.err) == (0, "")
+
+
+class TestSettings:
+    def test_name(self, write: Write, start: Start) -> None:
+        write("echo.py", ECHO)
+        running = start("run", "echo.py:Echo", "--name", "tea.room", "--set", "tea.room.port=7001")
+        running.wait_for("app/tea.room 127.0.0.1:7001", "out")
+        assert running.stop().status == 0
+
+    def test_command_line_wins_over_the_file(self, write: Write, start: Start) -> None:
+        write("echo.py", ECHO)
+        write("echo.toml", "[echo]\nhost = '127.0.0.2'\nport = 7001\n")
+        running = start(
+            *("run", "echo.py:Echo", "--settings", "echo.toml"),
+            *("--set", "echo.port=7002", "--set", "echo.port=7003"),
+        )
+        running.wait_for("app/echo 127.0.0.2:7003", "out")
+        assert running.stop().status == 0
+
+    @pytest.mark.parametrize(
+        "wrong", ["echo.port", "echo=7001", ".port=7001", "echo.=7001", "echo.a port=7001", ""]
+    )
+    def test_bad_syntax(self, wrong: str, write: Write, finished: Finished) -> None:
+        write("echo.py", ECHO)
+        ended = finished("run", "echo.py:Echo", f"--set={wrong}")
+        assert ended.status == 2
+        assert ended.err.splitlines()[-1] == (
+            f"ginsfsm run: error: argument --set: {wrong!r}: "
+            "expected NAME.PARAM=VALUE, as in --set echo.port=7001"
+        )
+
+    def test_value_may_hold_anything(self, write: Write, start: Start) -> None:
+        write("echo.py", ECHO)
+        running = start("run", "echo.py:Echo", "--set", "echo.host=a=b.c")
+        running.wait_for("app/echo a=b.c:7000", "out")
+        assert running.stop().status == 0
+
+    @pytest.mark.parametrize("value", ["echo.port=70000", "echo.port=many", "echo.prot=7001"])
+    def test_value_that_does_not_fit(self, value: str, write: Write, finished: Finished) -> None:
+        write("echo.py", ECHO)
+        ended = finished("run", "echo.py:Echo", "--set", value)
+        assert ended.status == 1
+        assert ended.out == ""
+        assert ended.err.startswith("ginsfsm: echo.py:Echo cannot start: ")
+        assert "port" in ended.err
+        assert "Traceback" not in ended.err
+
+    def test_file_that_is_not_there(self, write: Write, finished: Finished) -> None:
+        write("echo.py", ECHO)
+        ended = finished("run", "echo.py:Echo", "--settings", "nowhere.toml")
+        assert ended.status == 2
+        assert ended.err.startswith("ginsfsm: settings file 'nowhere.toml' cannot be read: ")
+
+    def test_file_that_is_no_toml(self, write: Write, finished: Finished) -> None:
+        write("echo.py", ECHO)
+        write("echo.toml", "[echo\n")
+        ended = finished("run", "echo.py:Echo", "--settings", "echo.toml")
+        assert ended.status == 2
+        assert ended.err.startswith("ginsfsm: settings file 'echo.toml' is not valid TOML: ")
+
+
+class TestCommandLine:
+    def test_version(self, finished: Finished) -> None:
+        ended = finished("--version")
+        assert ended.status == 0
+        assert ended.out.startswith("ginsfsm ")
+
+    def test_help(self, finished: Finished) -> None:
+        ended = finished("run", "--help")
+        assert ended.status == 0
+        assert "package.module:Class or file.py:Class" in " ".join(ended.out.split())
+
+    def test_no_command(self, finished: Finished) -> None:
+        ended = finished()
+        assert ended.status == 2
+        assert ended.err.startswith("usage: ginsfsm ")
+
+    @pytest.mark.parametrize("target", ["echo.py", "Echo", "echo.py:", ":Echo", "echo.py:Echo()"])
+    def test_target_without_a_class(self, target: str, finished: Finished) -> None:
+        ended = finished("run", target)
+        assert ended.status == 2
+        assert ended.err.splitlines()[-1] == (
+            f"ginsfsm run: error: argument TARGET: {target!r} names no class: "
+            "expected package.module:Class or file.py:Class"
+        )
+
+    @pytest.mark.parametrize("target", ["./echo:Echo", ".echo:Echo", "my-echo:Echo"])
+    def test_target_that_is_neither_module_nor_file(self, target: str, finished: Finished) -> None:
+        ended = finished("run", target)
+        assert ended.status == 2
+        assert "is neither the name of a module nor a file that ends in .py" in ended.err
+
+
+class TestTarget:
+    def test_no_file(self, finished: Finished, tmp_path: Path) -> None:
+        ended = finished("run", "echo.py:Echo")
+        assert ended.status == 2
+        assert ended.err == f"ginsfsm: there is no file 'echo.py' (seen from {tmp_path})\n"
+
+    def test_no_module(self, write: Write, finished: Finished, tmp_path: Path) -> None:
+        write("gateway/__init__.py", "")
+        for module in ("nowhere", "nowhere.echo", "gateway.echo"):
+            ended = finished("run", f"{module}:Echo")
+            assert ended.status == 2
+            missing = module if module.startswith("gateway") else "nowhere"
+            assert ended.err == (
+                f"ginsfsm: cannot import {module}: No module named {missing!r}; expected a module "
+                f"that Python finds from {tmp_path}, or a file, as in path/to/file.py:Echo\n"
+            )
+
+    @pytest.mark.parametrize("target", ["broken.py:Echo", "broken:Echo"])
+    def test_fault_while_it_is_imported(
+        self, target: str, write: Write, finished: Finished
+    ) -> None:
+        file = write("broken.py", "import helper\n").resolve()
+        write("helper.py", "def fail():\n    return 1 // 0\n\nfail()\n")
+        ended = finished("run", target)
+        assert ended.status == 2
+        lines = ended.err.splitlines()
+        assert lines[0] == (
+            f"ginsfsm: cannot import {target.partition(':')[0]}: "
+            "ZeroDivisionError: integer division or modulo by zero"
+        )
+        # From the user's first frame on: nothing of the command, nothing of the import machinery.
+        assert lines[1] == "Traceback (most recent call last):"
+        assert lines[2] == f'  File "{file}", line 1, in <module>'
+        assert lines[-1] == "ZeroDivisionError: integer division or modulo by zero"
+        assert "cli.py" not in ended.err
+        assert "importlib" not in ended.err
+
+    def test_it_imports_what_is_not_there(self, write: Write, finished: Finished) -> None:
+        write("echo.py", "import nowhere\n")
+        ended = finished("run", "echo:Echo")
+        assert ended.status == 2
+        lines = ended.err.splitlines()
+        assert lines[0].startswith("ginsfsm: cannot import echo: ModuleNotFoundError: No module")
+        assert lines[3] == "    import nowhere"
+
+    def test_syntax_error(self, write: Write, finished: Finished) -> None:
+        write("echo.py", "class Echo(:\n    pass\n")
+        ended = finished("run", "echo.py:Echo")
+        assert ended.status == 2
+        lines = ended.err.splitlines()
+        assert lines[0].startswith("ginsfsm: cannot import echo.py: SyntaxError: ")
+        assert lines[1].endswith('echo.py", line 1')
+        assert "Traceback" not in ended.err
+
+    def test_it_ends_the_process(self, write: Write, finished: Finished) -> None:
+        write("echo.py", "import sys\nsys.exit(3)\n")
+        ended = finished("run", "echo.py:Echo")
+        assert ended.status == 2
+        assert ended.err == (
+            "ginsfsm: echo.py ended the process while it was imported (SystemExit: 3); put what "
+            "runs it under: if __name__ == '__main__':\n"
+        )
+
+    def test_class_that_is_missing(self, write: Write, finished: Finished) -> None:
+        write("echo.py", ECHO)
+        ended = finished("run", "echo.py:Ecko")
+        assert ended.status == 2
+        assert ended.err == "ginsfsm: echo.py has no gclass 'Ecko'; did you mean 'Echo'?\n"
+
+    @pytest.mark.parametrize(
+        ("name", "what"),
+        [
+            ("Plain", "a class that derives from something else"),
+            ("make", "an object of the type function"),
+            ("number", "an object of the type int"),
+            ("os", "a module"),
+            ("GAplic", "a gaplic, the root of a tree, which this command makes itself"),
+            ("app", "a gobj, made of the gclass GAplic"),
+        ],
+    )
+    def test_no_gclass(self, name: str, what: str, write: Write, finished: Finished) -> None:
+        write(
+            "echo.py",
+            """
+            import os
+            from ginsfsm import GAplic
+
+            class Plain: ...
+
+            def make(): ...
+
+            number = 7
+            app = GAplic("mine")
+            """,
+        )
+        ended = finished("run", f"echo.py:{name}")
+        assert ended.status == 2
+        assert ended.err == (
+            f"ginsfsm: echo.py:{name} is {what}; expected a gclass, which derives from "
+            "ginsfsm.GObj\n"
+        )
+
+    def test_faults_in_its_machine(self, write: Write, finished: Finished) -> None:
+        file = write(
+            "lamp.py",
+            """
+            from ginsfsm import Event, GObj, on
+
+            class EV_PUSH(Event): ...
+
+            class Lamp(GObj):
+                machine = {
+                    "ST_OFF": [on(EV_PUSH, None, "ST_NO")],
+                }
+            """,
+        ).resolve()
+        ended = finished("run", "lamp.py:Lamp")
+        assert ended.status == 2
+        # As they are: the fault, with file and line, and nothing before the first word.
+        assert ended.err.startswith("Lamp: ")
+        assert f"{file}:8" in ended.err
+        assert "ST_NO" in ended.err
+        assert "Traceback" not in ended.err
+
+
+class TestStartFails:
+    # The child is made first, and must be gone when the command ends.
+    FAILS = """
+        from ginsfsm import GObj, GObjError
+        from ginsfsm.net.addresses import listen
+
+
+        class Child(GObj):
+            def start_up(self):
+                self.listening = listen("127.0.0.1", [0], backlog=1)
+
+            def go_out(self):
+                for sock in self.listening.sockets:
+                    sock.close()
+                print("closed", flush=True)
+
+
+        class Fails(GObj):
+            def start_up(self):
+                self.create_gobj("child", Child, self)
+                {fault}
+    """
+
+    def test_on_purpose(self, write: Write, finished: Finished) -> None:
+        write("fails.py", self.FAILS.replace("{fault}", "raise GObjError('no room in the shed')"))
+        ended = finished("run", "fails.py:Fails")
+        assert ended.status == 1
+        assert ended.err == "ginsfsm: fails.py:Fails cannot start: no room in the shed\n"
+        assert ended.out == "closed\n"
+
+    def test_port_in_use(self, write: Write, finished: Finished) -> None:
+        with socket.socket() as rival:
+            rival.bind(("127.0.0.1", 0))
+            rival.listen(1)
+            port = rival.getsockname()[1]
+            write(
+                "fails.py",
+                self.FAILS.replace("{fault}", f"listen('127.0.0.1', [{port}], backlog=1)"),
+            )
+            ended = finished("run", "fails.py:Fails")
+        assert ended.status == 1
+        assert ended.err.startswith(
+            "ginsfsm: fails.py:Fails cannot start: cannot listen on host '127.0.0.1': "
+            f"127.0.0.1:{port}: port in use"
+        )
+        assert "Traceback" not in ended.err
+        assert ended.out == "closed\n"
+
+    def test_by_a_fault_in_the_program(self, write: Write, finished: Finished) -> None:
+        file = write("fails.py", self.FAILS.replace("{fault}", "{}['shed']")).resolve()
+        ended = finished("run", "fails.py:Fails")
+        assert ended.status == 1
+        lines = ended.err.splitlines()
+        assert lines[0] == "ginsfsm: fails.py:Fails failed: KeyError: 'shed'"
+        assert lines[1] == "Traceback (most recent call last):"
+        assert lines[2].startswith(f'  File "{file}", line ')
+        assert lines[-1] == "KeyError: 'shed'"
+        assert ended.out == "closed\n"
+
+    def test_by_its_name(self, write: Write, finished: Finished) -> None:
+        write("echo.py", ECHO)
+        ended = finished("run", "echo.py:Echo", "--name", "a/b")
+        assert ended.status == 1
+        assert ended.err.startswith("ginsfsm: echo.py:Echo cannot start: ")
+        assert "'a/b'" in ended.err
+        assert "Traceback" not in ended.err
