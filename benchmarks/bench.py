@@ -61,23 +61,18 @@ def allow_descriptors() -> None:
 
 
 def run(scenario: Scenario, chosen: Sequence[str] | None, runs: int, cores: Cores) -> Results:
-    """Measure all rows of a scenario in turn, round by round.
+    """Measure the rows of a scenario, round by round.
 
     A row that fails is left out of later rounds and reported; the others go on.
     """
     results = Results(scenario)
     rows = scenario.rows(scenario.peers if chosen is None else chosen)
     for number in range(runs):
-        figures = {}
-        for row in rows:
-            if row in results.failures:
-                continue
-            progress(f"{scenario.name} {number + 1}/{runs}: {row}")
-            try:
-                figures.update(scenario.measure(row, cores))
-            except BenchError as error:
-                results.failures[row] = str(error)
-        results.rounds.append(figures)
+        progress(f"{scenario.name}, round {number + 1} of {runs}")
+        results.add(scenario.measure(rows, cores))
+        rows = [row for row in rows if row not in results.failures]
+        if not rows:
+            break
     progress("")
     return results
 
@@ -109,7 +104,7 @@ def main() -> int:
     for scenario in SCENARIOS:
         if scenario.name in options.only:
             results = run(scenario, options.peers, options.runs, cores)
-            if results.rounds and (results.rows() or results.failures):
+            if results.rows() or results.failures:
                 all_results.append(results)
                 print(f"\n{table(results)}", flush=True)
     found = verdicts(all_results)
@@ -127,4 +122,5 @@ if __name__ == "__main__":
     except BenchError as error:
         sys.exit(f"bench: {error}")
     except KeyboardInterrupt:
-        sys.exit("\nbench: interrupted; every server and loader was ended")
+        print("\nbench: interrupted; every server and loader was ended", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

@@ -1,16 +1,17 @@
 /*
  * The load for benchmarks/bench.py: one thread, one epoll, loopback only.
  *
- *   loader echo  PORT CONNECTIONS SIZE WARM MESSAGES SECONDS
- *   loader churn PORT PARALLEL         WARM MESSAGES SECONDS
+ *   loader echo  PORT CONNECTIONS SIZE
+ *   loader churn PORT PARALLEL
  *   loader idle  PORT CONNECTIONS
  *
  * The conversation with the harness, on standard input and output:
  *
- *   loader: "ready"            connections open, warm-up over, nothing in flight
- *   harness: one line          start the measured span
- *   loader: "done key=value…"  span over, nothing in flight (not in idle mode)
- *   harness: end of file       close everything and leave
+ *   loader: "ready"                       connections open, nothing in flight
+ *   harness: "OPERATIONS MILLISECONDS"    run a span, up to so many operations or so long
+ *   loader: "done key=value…"             span over, nothing in flight
+ *   ...                                   more spans
+ *   harness: end of file                  close everything and leave
  *
  * echo:  every connection has one message in flight.  The bytes that come back are compared
  *        with those sent; message k of connection c starts at another place of the pattern,
@@ -20,9 +21,8 @@
  *        waits in the listen queue looks open from here, but costs the server nothing.
  *
  * The client closes first, so the TIME_WAIT is its own.  Its addresses are spread over
- * 127.0.1.1 to 127.0.1.64, so no run waits for a free port.  A span ends after MESSAGES
- * operations or SECONDS, whichever is first.  Whatever happens, the process ends after LIFE
- * seconds; a server that answers nothing for STALL milliseconds is an error.
+ * 127.0.1.1 to 127.0.1.64, so no run waits for a free port.  Whatever happens, the process ends
+ * after LIFE seconds; a server that answers nothing for STALL milliseconds is an error.
  *
  * Exit status: 0 done, 1 an error (told on standard error), 2 wrong arguments, 3 took too long.
  */
@@ -48,7 +48,8 @@
 #endif
 
 enum {
-    LIFE = 180,             /* seconds the process may live */
+    LIFE = 300,             /* seconds the process may live */
+    MAX_SPAN = 60000,       /* milliseconds that a span may be told to last */
     STALL = 10000,          /* milliseconds without any answer */
     BATCH = 1024,           /* events taken from epoll at once */
     SOURCES = 64,           /* source addresses */
@@ -76,7 +77,7 @@ static int epoll_fd;
 static struct sockaddr_in server;
 static uint32_t next_source;
 
-/* The present span: warm-up or measured. */
+/* The present span. */
 static uint64_t started, finished, operation_limit;
 static double time_limit;
 static struct timespec span_start;
@@ -228,7 +229,7 @@ static void turn(void (*on_echo)(struct connection *))
         if (events[index].events & (EPOLLIN | EPOLLHUP | EPOLLERR) && receive(connection))
             on_echo(connection);
     }
-    if (time_limit > 0 && elapsed() > time_limit)
+    if (elapsed() > time_limit)
         operation_limit = started;
 }
 
@@ -250,7 +251,7 @@ static void hold(struct connection *connection)
     (void)connection;
 }
 
-/* Runs one span: up to `limit` operations, for at most `seconds` (0: no limit of time). */
+/* Runs one span: up to `limit` operations, for at most `seconds`; what was started is ended. */
 static void run_span(void (*start)(struct connection *), void (*on_echo)(struct connection *),
                      uint64_t limit, double seconds)
 {
@@ -264,42 +265,25 @@ static void run_span(void (*start)(struct connection *), void (*on_echo)(struct 
         turn(on_echo);
 }
 
-/* Waits for a line from the harness; returns 0 at the end of file. */
-static int wait_for_harness(void)
+/* Runs the spans that the harness asks for, until the end of file. */
+static void obey(void (*start)(struct connection *), void (*on_echo)(struct connection *))
 {
-    char byte;
-    for (;;) {
-        ssize_t count = read(0, &byte, 1);
-        if (count < 0 && errno == EINTR)
-            continue;
-        if (count <= 0)
-            return 0;
-        if (byte == '\n')
-            return 1;
+    char line[64];
+    puts("ready");
+    fflush(stdout);
+    while (fgets(line, sizeof line, stdin) != NULL) {
+        unsigned long long limit;
+        unsigned milliseconds;
+        if (sscanf(line, "%llu %u", &limit, &milliseconds) != 2 || milliseconds > MAX_SPAN)
+            fail("not a span: %s", line);
+        double cpu = cpu_seconds();
+        run_span(start, on_echo, limit, milliseconds / 1e3);
+        double wall = elapsed();
+        cpu = cpu_seconds() - cpu;
+        printf("done operations=%llu seconds=%.6f loader_cpu=%.6f\n",
+               (unsigned long long)finished, wall, cpu);
+        fflush(stdout);
     }
-}
-
-static void say(const char *line)
-{
-    puts(line);
-    fflush(stdout);
-}
-
-static void measure(void (*start)(struct connection *), void (*on_echo)(struct connection *),
-                    uint64_t warm, uint64_t limit, double seconds)
-{
-    run_span(start, on_echo, warm, 0);
-    say("ready");
-    if (!wait_for_harness())
-        return;
-    double cpu = cpu_seconds();
-    run_span(start, on_echo, limit, seconds);
-    double wall = elapsed();
-    cpu = cpu_seconds() - cpu;
-    printf("done operations=%llu seconds=%.6f loader_cpu=%.6f\n", (unsigned long long)finished,
-           wall, cpu);
-    fflush(stdout);
-    wait_for_harness();
 }
 
 static void open_all(void)
@@ -314,19 +298,17 @@ static void run_idle(void)
 {
     size_t opened = 0, total = connection_count;
     struct connection *all = connections;
-    clock_gettime(CLOCK_MONOTONIC, &span_start);
     while (opened < total) {
         size_t step = total - opened < OPENING ? total - opened : OPENING;
         connections = all + opened;
         connection_count = step;
         open_all();
-        run_span(start_message, hold, step, 0);
+        run_span(start_message, hold, step, MAX_SPAN / 1e3);
         opened += step;
     }
     connections = all;
     connection_count = total;
-    say("ready");
-    wait_for_harness();
+    obey(start_message, hold);
 }
 
 static uint64_t number(const char *text, uint64_t low, uint64_t high)
@@ -343,8 +325,8 @@ static uint64_t number(const char *text, uint64_t low, uint64_t high)
 
 static void usage(void)
 {
-    fputs("usage: loader echo PORT CONNECTIONS SIZE WARM MESSAGES SECONDS\n"
-          "       loader churn PORT PARALLEL WARM MESSAGES SECONDS\n"
+    fputs("usage: loader echo PORT CONNECTIONS SIZE\n"
+          "       loader churn PORT PARALLEL\n"
           "       loader idle PORT CONNECTIONS\n", stderr);
     exit(2);
 }
@@ -354,7 +336,7 @@ int main(int argc, char **argv)
     const char *mode = argc > 1 ? argv[1] : "";
     int is_echo = strcmp(mode, "echo") == 0, is_churn = strcmp(mode, "churn") == 0;
     int is_idle = strcmp(mode, "idle") == 0;
-    if (argc != (is_echo ? 8 : is_churn ? 7 : is_idle ? 4 : -1))
+    if (argc != (is_echo ? 5 : is_churn || is_idle ? 4 : -1))
         usage();
 
     server.sin_family = AF_INET;
@@ -380,17 +362,11 @@ int main(int argc, char **argv)
 
     if (is_idle) {
         run_idle();
+    } else if (is_churn) {
+        obey(start_connection, connect_again);
     } else {
-        char **rest = argv + (is_echo ? 5 : 4);
-        uint64_t warm = number(rest[0], 0, UINT64_C(1) << 40);
-        uint64_t limit = number(rest[1], 1, UINT64_C(1) << 40);
-        double seconds = (double)number(rest[2], 1, LIFE / 2);
-        if (is_echo) {
-            open_all();
-            measure(start_message, echo_again, warm, limit, seconds);
-        } else {
-            measure(start_connection, connect_again, warm, limit, seconds);
-        }
+        open_all();
+        obey(start_message, echo_again);
     }
     return 0;
 }

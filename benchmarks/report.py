@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from process import SCHEDSTAT
-from scenarios import TARGETS, Cores, Figure, Scenario, Target
+from scenarios import SLICES, TARGETS, Cores, Figure, Round, Scenario, Target
 
 QUIET = 0.05
 """Share of the machine that others may take before the report warns."""
@@ -25,6 +25,11 @@ class Results:
     rounds: list[dict[str, Figure]] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
 
+    def add(self, found: Round) -> None:
+        """Take in a round."""
+        self.rounds.append(found.figures)
+        self.failures |= found.failures
+
     def rows(self) -> list[str]:
         """Return the rows that have a figure, in the order in which they were measured."""
         return list(dict.fromkeys(row for figures in self.rounds for row in figures))
@@ -36,11 +41,11 @@ class Results:
     def ratios(self, row: str, against: str) -> list[float]:
         """Return, for every round that has both rows, one figure divided by the other.
 
-        What disturbs the machine for seconds disturbs neighbours in a round alike, so the
-        ratio of a round is steadier than the ratio of two medians.
+        What disturbs the machine disturbs neighbours alike, so a ratio of neighbours is
+        steadier than the ratio of two medians.
         """
         return [
-            figures[row].value / figures[against].value
+            figures[row].ratio(figures[against])
             for figures in self.rounds
             if row in figures and against in figures
         ]
@@ -95,7 +100,7 @@ def head(cores: Cores, runs: int) -> str:
             f"{python}, {system}, {os.cpu_count()} × {processor()}",
             f"{packages}; ginsfsm runs on {loop}",
             f"{where}; CPU time from {source}",
-            f"{runs} rounds, peers in turn; load of the machine at the start: {load}",
+            f"rounds: {runs}, of {SLICES} slices, peers in turn; load at the start: {load}",
         )
     )
 
@@ -123,7 +128,10 @@ def table(results: Results) -> str:
         else:
             line += f"{'-':>9}  {'':12}"
         lines.append(line + remarks(results.notes(row)))
-    lines += [f"  {row:15} NOT MEASURED: {what}" for row, what in results.failures.items()]
+    # One cause may have kept several rows from being measured: it is told once.
+    for what in dict.fromkeys(results.failures.values()):
+        rows = ", ".join(row for row, words in results.failures.items() if words == what)
+        lines.append(f"  {rows}: NOT MEASURED: {what}")
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -131,7 +139,9 @@ def remarks(notes: dict[str, float]) -> str:
     """Return the end of a row: how busy the server was, or how large."""
     if "busy" in notes:
         rate = notes["operations"] / notes["seconds"]
-        return f"  busy {notes['busy']:4.0%}, others {notes['others']:3.0%}, {rate:7.0f}/s"
+        return (
+            f"  busy {notes['busy']:4.0%}, others {max(0.0, notes['others']):3.0%}, {rate:7.0f}/s"
+        )
     if "empty_mib" in notes:
         return f"  {notes['empty_mib']:.1f} MiB empty, {notes['full_mib']:.1f} full"
     return ""
@@ -199,7 +209,10 @@ def as_json(
                 "title": results.scenario.title,
                 "unit": results.scenario.unit,
                 "rounds": [
-                    {row: {"value": figure.value, **figure.notes} for row, figure in round_.items()}
+                    {
+                        row: {"value": figure.value, "slices": figure.slices, **figure.notes}
+                        for row, figure in round_.items()
+                    }
                     for round_ in results.rounds
                 ],
                 "failures": results.failures,

@@ -1,16 +1,20 @@
 """What is measured: one class per kind of measurement, one object per scenario, and the targets.
 
-A scenario measures one peer at a time and knows nothing of rounds. Every measurement starts a
-fresh server. How the memory of a process happens to be laid out moves its cost by several per
-cent for as long as it lives, so five spans of one process would agree with each other and not
-with the truth; five processes show the spread.
+A scenario measures a round: every row once, each with a fresh server. How the memory of a process
+happens to be laid out moves its cost for as long as it lives, so the spans of one process agree
+with each other more than with the truth.
+
+The machine itself moves much more, and within seconds. So the servers of a round live side by
+side and are measured in short slices, in turn: what is compared lies less than a second apart.
 """
 
 import json
 import os
+import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from dispatch import CONTESTANTS
@@ -19,6 +23,9 @@ from process import BenchError, Child, Server, machine_seconds
 
 READY_SECONDS = 60.0
 DISPATCH_SECONDS = 300.0
+
+SLICES = 8
+"""Slices of a round. The noise of the median falls with their number, not with their length."""
 
 DISPATCH_PEERS = {
     "bare": ("bare",),
@@ -39,12 +46,30 @@ class Cores:
     loader: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Figure:
-    """One measurement: its value in the unit of the scenario, and notes for the reader."""
+    """One row of one round: the value of each slice in the unit of the scenario, and notes."""
 
-    value: float
-    notes: dict[str, float]
+    slices: list[float]
+    notes: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float:
+        """The figure of the round."""
+        return statistics.median(self.slices)
+
+    def ratio(self, other: "Figure") -> float:
+        """Return how many times the other this one is, slice by slice."""
+        pairs = zip(self.slices, other.slices, strict=True)
+        return statistics.median(mine / theirs for mine, theirs in pairs)
+
+
+@dataclass
+class Round:
+    """What a round brought: figures by row, and what could not be measured, in words."""
+
+    figures: dict[str, Figure] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
 
 
 class Scenario(Protocol):
@@ -65,9 +90,34 @@ class Scenario(Protocol):
         """Return the rows of the table that these peers can fill, in order."""
         ...
 
-    def measure(self, row: str, cores: Cores) -> dict[str, Figure]:
-        """Measure one row once; the result may bring other rows along."""
+    def measure(self, rows: Sequence[str], cores: Cores) -> Round:
+        """Measure one round."""
         ...
+
+
+class Pair:
+    """A server under load: the server, its loader, and one slice after another."""
+
+    def __init__(self, row: str, mode: str, arguments: Sequence[int], cores: Cores) -> None:
+        self.row = row
+        with ExitStack() as stack:
+            self.server = stack.enter_context(Server(row, server_command(row), cores.server))
+            numbers = [str(number) for number in (self.server.port, *arguments)]
+            command = [str(LOADER), mode, *numbers]
+            self.loader = stack.enter_context(Child(f"the loader of {row}", command, cores.loader))
+            self.loader.ask(READY_SECONDS)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> "Pair":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def span(self, operations: int, milliseconds: int) -> dict[str, float]:
+        """Run one span of load; return what the loader says about it."""
+        self.loader.tell(f"{operations} {milliseconds}")
+        return parse(self.loader.ask(milliseconds / 1000 + READY_SECONDS))
 
 
 @dataclass(frozen=True)
@@ -80,7 +130,7 @@ class Load:
     arguments: tuple[int, ...]
     warm: int
     operations: int
-    seconds: int
+    milliseconds: int
     peers: tuple[str, ...]
     unit: str = "µs"
     baseline: str = "uvloop"
@@ -88,27 +138,45 @@ class Load:
     def rows(self, peers: Sequence[str]) -> list[str]:
         return [peer for peer in SERVER_PEERS if peer in peers]
 
-    def measure(self, row: str, cores: Cores) -> dict[str, Figure]:
-        """Start the server, warm it up, and read its CPU time around one span."""
-        limits = (self.warm, self.operations, self.seconds)
-        with Server(row, server_command(row), cores.server) as server:
-            numbers = map(str, (server.port, *self.arguments, *limits))
-            with Child("the loader", [str(LOADER), self.mode, *numbers], cores.loader) as loader:
+    def measure(self, rows: Sequence[str], cores: Cores) -> Round:
+        """Start all servers, then measure them in turn, slice by slice."""
+        found = Round()
+        pairs: dict[str, Pair] = {}
+        spans: dict[str, list[dict[str, float]]] = {row: [] for row in rows}
+        with ExitStack() as stack:
+            for row in rows:
                 try:
-                    loader.ask(READY_SECONDS)
-                    before = server.cpu_ns_at_rest()
-                    machine_before = machine_seconds()
-                    loader.tell("go")
-                    done = parse(loader.ask(self.seconds + READY_SECONDS))
-                    machine = machine_seconds() - machine_before
-                    used = server.cpu_ns_at_rest() - before
+                    pair = Pair(row, self.mode, self.arguments, cores)
+                    pairs[row] = stack.enter_context(pair)
                 except BenchError as error:
-                    raise BenchError(f"{row}: {error}") from None
-        microseconds = used / 1000 / done["operations"]
-        busy = min(used / 1e9 / done["seconds"], 1.0)
-        others = machine - used / 1e9 - done["loader_cpu"]
-        share = max(0.0, others / done["seconds"] / (os.cpu_count() or 1))
-        return {row: Figure(microseconds, {"busy": busy, "others": share, **done})}
+                    found.failures[row] = str(error)
+            for _ in range(SLICES):
+                for row, pair in list(pairs.items()):
+                    try:
+                        spans[row].append(self._slice(pair))
+                    except BenchError as error:
+                        found.failures[row] = str(error)
+                        del pairs[row]
+        found.figures = {row: self._figure(spans[row]) for row in pairs}
+        return found
+
+    def _slice(self, pair: Pair) -> dict[str, float]:
+        """Warm the server up again, since others ran meanwhile, and measure one span."""
+        pair.span(self.warm, self.milliseconds)
+        before = pair.server.cpu_ns_at_rest()
+        machine = machine_seconds()
+        span = pair.span(self.operations, self.milliseconds)
+        span["machine"] = machine_seconds() - machine
+        span["server_cpu"] = (pair.server.cpu_ns_at_rest() - before) / 1e9
+        return span
+
+    def _figure(self, spans: Sequence[dict[str, float]]) -> Figure:
+        """Return microseconds per operation, and what the spans say together."""
+        notes = {key: sum(span[key] for span in spans) for key in spans[0]}
+        others = notes["machine"] - notes["server_cpu"] - notes["loader_cpu"]
+        notes["others"] = others / notes["seconds"] / (os.cpu_count() or 1)
+        notes["busy"] = min(notes["server_cpu"] / notes["seconds"], 1.0)
+        return Figure([span["server_cpu"] * 1e6 / span["operations"] for span in spans], notes)
 
 
 @dataclass(frozen=True)
@@ -126,19 +194,26 @@ class Idle:
         # The C server keeps nothing per connection: its row would say zero.
         return [peer for peer in SERVER_PEERS if peer in peers and peer != "c_epoll"]
 
-    def measure(self, row: str, cores: Cores) -> dict[str, Figure]:
+    def measure(self, rows: Sequence[str], cores: Cores) -> Round:
+        """Measure one server after the other: those alive share pages, which PSS divides."""
+        found = Round()
+        for row in rows:
+            try:
+                found.figures[row] = self._fill(row, cores)
+            except BenchError as error:
+                found.failures[row] = str(error)
+        return found
+
+    def _fill(self, row: str, cores: Cores) -> Figure:
         """Read the memory of the empty server, fill it, and read again."""
         with Server(row, server_command(row), cores.server) as server:
             empty = server.stable_pss()
             command = [str(LOADER), "idle", str(server.port), str(self.connections)]
-            with Child("the loader", command, cores.loader) as loader:
-                try:
-                    loader.ask(READY_SECONDS)
-                    full = server.stable_pss()
-                except BenchError as error:
-                    raise BenchError(f"{row}: {error}") from None
+            with Child(f"the loader of {row}", command, cores.loader) as loader:
+                loader.ask(READY_SECONDS)
+                full = server.stable_pss()
         each = (full - empty) / 1024 / self.connections
-        return {row: Figure(each, {"empty_mib": empty / 2**20, "full_mib": full / 2**20})}
+        return Figure([each], {"empty_mib": empty / 2**20, "full_mib": full / 2**20})
 
 
 @dataclass(frozen=True)
@@ -153,16 +228,21 @@ class Dispatch:
 
     def rows(self, peers: Sequence[str]) -> list[str]:
         chosen = {row for peer in peers for row in DISPATCH_PEERS.get(peer, ())}
-        rows = [row for row in CONTESTANTS if row in chosen | {"bare"}]
-        # One process measures them all, interleaved: to this scenario that is one row.
-        return [",".join(rows)] if chosen else []
+        return [row for row in CONTESTANTS if chosen and row in chosen | {"bare"}]
 
-    def measure(self, row: str, cores: Cores) -> dict[str, Figure]:
+    def measure(self, rows: Sequence[str], cores: Cores) -> Round:
         """Run one round of dispatch.py in a fresh process on the core of the servers."""
-        command = [sys.executable, str(HERE / "dispatch.py"), "--raw", "--runs", "1"]
-        with Child("dispatch.py", [*command, "--only", row], cores.server) as child:
-            figures: dict[str, list[float]] = json.loads(child.ask(DISPATCH_SECONDS))
-        return {name: Figure(rounds[0], {}) for name, rounds in figures.items()}
+        arguments = ["--raw", "--runs", "1", "--only", ",".join(rows)]
+        command = [sys.executable, str(HERE / "dispatch.py"), *arguments]
+        found = Round()
+        try:
+            with Child("dispatch.py", command, cores.server) as child:
+                best: dict[str, list[float]] = json.loads(child.ask(DISPATCH_SECONDS))
+        except BenchError as error:
+            found.failures = dict.fromkeys(rows, str(error))
+        else:
+            found.figures = {row: Figure(rounds) for row, rounds in best.items()}
+        return found
 
 
 def parse(line: str) -> dict[str, float]:
@@ -173,8 +253,8 @@ def parse(line: str) -> dict[str, float]:
     return {key: float(value) for key, _, value in (pair.partition("=") for pair in pairs)}
 
 
-LONG = 10_000_000
-"""Operations that no span reaches: its limit of seconds ends it."""
+ENDLESS = 10_000_000
+"""Operations that no span reaches: its limit of time ends it."""
 
 SCENARIOS: tuple[Scenario, ...] = (
     Load(
@@ -182,9 +262,9 @@ SCENARIOS: tuple[Scenario, ...] = (
         title="50 connections, 1 KiB: server CPU per message",
         mode="echo",
         arguments=(50, 1024),
-        warm=20_000,
-        operations=LONG,
-        seconds=2,
+        warm=3000,
+        operations=ENDLESS,
+        milliseconds=300,
         peers=SERVER_PEERS,
     ),
     Load(
@@ -192,21 +272,22 @@ SCENARIOS: tuple[Scenario, ...] = (
         title="1000 connections, 64 B: server CPU per message",
         mode="echo",
         arguments=(1000, 64),
-        warm=20_000,
-        operations=LONG,
-        seconds=2,
+        warm=3000,
+        operations=ENDLESS,
+        milliseconds=300,
         peers=("c_epoll", "uvloop", "ginsfsm", "asyncio", "asyncio_64k"),
     ),
-    # Few enough that the TIME_WAIT sockets of all rounds stay under the kernel's limit.
+    # Four peers, eight slices and five rounds of these leave 128 000 sockets in TIME_WAIT. Past
+    # 131 072, Linux by default ends them early and connections close in another way.
     Load(
         name="churn",
         title="connect, 1 byte, close, 50 at a time: server CPU per connection",
         mode="churn",
         arguments=(50,),
-        warm=1000,
-        operations=10_000,
-        seconds=10,
-        peers=("c_epoll", "uvloop", "ginsfsm", "asyncio", "uvloop_streams"),
+        warm=100,
+        operations=700,
+        milliseconds=2000,
+        peers=("c_epoll", "uvloop", "ginsfsm", "asyncio"),
     ),
     Idle(
         name="idle_9000",

@@ -36,6 +36,17 @@ ECHO = """
             print("gone", flush=True)
 """
 
+BRIEF = """
+    from ginsfsm import GObj, after
+
+
+    class Brief(GObj):
+        def ac_stop(self):
+            self.gaplic.stop()
+
+        machine = {"ST_IDLE": [after(0.01, ac_stop)]}
+"""
+
 
 def command(*arguments: str) -> list[str]:
     # What a process leaves open it tells at its end; `finished` looks for that.
@@ -175,19 +186,7 @@ class TestRun:
         assert "Traceback" not in ended.err
 
     def test_until_stop(self, write: Write, finished: Finished) -> None:
-        write(
-            "brief.py",
-            """
-            from ginsfsm import GObj, after
-
-
-            class Brief(GObj):
-                def ac_stop(self):
-                    self.gaplic.stop()
-
-                machine = {"ST_IDLE": [after(0.01, ac_stop)]}
-            """,
-        )
+        write("brief.py", BRIEF)
         ended = finished("run", "brief.py:Brief")
         assert ended.status == 0, ended.err
         assert ended.err.splitlines()[-1].endswith(" INFO app/brief has stopped")
@@ -227,16 +226,21 @@ class TestRun:
         running.wait_for("app/echo starts (gateway.echo:Echo)")
         assert running.stop().status == 0
 
-    def test_file_elsewhere_finds_its_neighbours(self, write: Write, start: Start) -> None:
-        write(
-            "servers/near.py",
-            """
-            import sys
-            from ginsfsm import GObj
-
-            WHO = "a neighbour"
-            """,
+    def test_module_by_the_installed_script(self, write: Write, tmp_path: Path) -> None:
+        # It has its own folder first on the path and not the current one, unlike "python -m".
+        write("brief.py", BRIEF)
+        script = write("bin/ginsfsm", "import ginsfsm.cli, sys\nsys.exit(ginsfsm.cli.main())\n")
+        done = subprocess.run(
+            [sys.executable, str(script), "run", "brief:Brief"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
         )
+        assert done.returncode == 0, done.stderr
+
+    def test_file_elsewhere_finds_its_neighbours(self, write: Write, start: Start) -> None:
+        write("servers/near.py", 'WHO = "a neighbour"')
         write(
             "servers/far.py",
             """
@@ -260,8 +264,9 @@ class TestRun:
         assert running.stop().status == 0
 
     def test_file_with_the_name_of_a_module_of_python(self, write: Write, start: Start) -> None:
-        write("json.py", ECHO + "\n    import json as other\n    print(__name__, flush=True)\n")
-        running = start("run", "json.py:Echo")
+        # It would be taken for that module if it were loaded under its own name.
+        write("servers/json.py", ECHO + "\n\n    print(__name__, flush=True)\n")
+        running = start("run", os.path.join("servers", "json.py") + ":Echo")
         running.wait_for("ginsfsm_target_json", "out")
         running.wait_for("app/echo starts")
         assert running.stop().status == 0
@@ -468,7 +473,7 @@ class TestTarget:
         )
 
     def test_faults_in_its_machine(self, write: Write, finished: Finished) -> None:
-        file = write(
+        write(
             "lamp.py",
             """
             from ginsfsm import Event, GObj, on
@@ -480,13 +485,13 @@ class TestTarget:
                     "ST_OFF": [on(EV_PUSH, None, "ST_NO")],
                 }
             """,
-        ).resolve()
+        )
         ended = finished("run", "lamp.py:Lamp")
         assert ended.status == 2
         # As they are: the fault, with file and line, and nothing before the first word.
         assert ended.err.startswith("Lamp: ")
-        assert f"{file}:8" in ended.err
-        assert "ST_NO" in ended.err
+        assert "\n  lamp.py:8: " in ended.err
+        assert "'ST_NO'" in ended.err
         assert "Traceback" not in ended.err
 
 

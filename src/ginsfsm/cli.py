@@ -19,7 +19,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(message)s",
     )
     try:
-        with _sigterm_interrupts():
+        # What is imported and started may block; then SIGTERM is to end it as SIGINT does.
+        with _on_signals(_interrupt, signal.SIGTERM):
             return _run(options)
     except _MisuseError as error:
         _say(str(error))
@@ -81,8 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr, flush=True)
         return _MISUSED
     except KeyboardInterrupt:
-        # A running gaplic takes the signals itself; this one came before, or while it ended.
-        logger.info("stopped by a signal")
+        logger.info("stopped by a signal before the start")
         return _DONE
 
 
@@ -190,8 +190,11 @@ def _run(options: argparse.Namespace) -> int:
         app = GAplic("app", settings=settings)
         gobj = app.create_gobj(name, gclass, app)
         path = gobj.path
-        logger.info("%s starts (%s); Ctrl-C or SIGTERM stops it", path, options.target)
-        app.start()
+        # Whoever reads that it starts may stop it at once, before the gaplic minds the signals
+        # itself. To interrupt a loop that is being set up would leave its pieces lying about.
+        with _on_signals(app.stop, signal.SIGINT, signal.SIGTERM):
+            logger.info("%s starts (%s); Ctrl-C or SIGTERM stops it", path, options.target)
+            app.start()
         logger.info("%s has stopped", path)
     except (GinsfsmError, ListenError) as error:
         _say(f"{options.target} cannot start: {error}")
@@ -373,19 +376,20 @@ def _say(text: str) -> None:
     print(f"ginsfsm: {text}", file=sys.stderr, flush=True)
 
 
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """While the gaplic does not mind signals yet, or no more, SIGTERM is what SIGINT is.
+def _on_signals(action: Callable[[], object], *numbers: signal.Signals) -> Iterator[None]:
+    """Let these signals call the action, wherever the program is then."""
 
-    Without it a SIGTERM that comes just after the start was announced would kill the process: no
-    `go_out`, and another exit status than a moment later.
-    """
+    def handle(number: int, frame: FrameType | None) -> None:
+        action()
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = [(number, signal.signal(number, handle)) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before:
+            signal.signal(number, handler)

@@ -51,7 +51,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
         ``"; did you mean 'port'?"``, or ``"; known: host, port"``, or ``"; there are none"``.
     """
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(names)}" if names else "; there are none"

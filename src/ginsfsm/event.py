@@ -15,7 +15,6 @@ where neither `repr`, comparison nor an encoder looks.
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
@@ -46,19 +45,22 @@ class Event(_Sourced, msgspec.Struct):
             from outside the tree. It takes no part in repr, comparison or encoding.
 
     Raises:
-        EventError: when a class declares a field named `source`.
+        EventError: when a class declares anything named `source`.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "source" in inspect.get_annotations(cls):
+        # A field stands here as well: msgspec has made it a slot.
+        if "source" in cls.__dict__:
             raise EventError(
                 f"{cls.__qualname__} cannot declare a field 'source': event.source is the gobj "
                 "that sent the event; give the field another name"
             )
-        own = cls.__dict__.get("__post_init__")
-        if own is not None:
-            # A user's __post_init__ need not know that ours must run as well.
+        definer = next(base for base in cls.__mro__ if "__post_init__" in base.__dict__)
+        if definer is cls or not issubclass(definer, Event):
+            # The user's, or a mixin's, need not know that ours must run as well.
+            own = definer.__dict__["__post_init__"]
+
             def __post_init__(self: Event) -> None:
                 self.source = None  # type: ignore[assignment]
                 own(self)

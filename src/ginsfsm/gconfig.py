@@ -158,7 +158,8 @@ class Config:
         own, faults = _declared(cls, sys._getframe(1))
         cls._params = {**inherited, **own}
         for name, declared in own.items():
-            setattr(cls, name, declared.default)
+            live = Statistic(name, declared.default) if declared.read_only else declared.default
+            setattr(cls, name, live)
         cls._defaults_to_copy = tuple(
             name for name, one in cls._params.items() if isinstance(one.default, (dict, list, set))
         )
@@ -234,6 +235,10 @@ class Config:
                         faults.append(f"{name}: {error}{tail}")
         return faults
 
+    def _keep_live(self, name: str, read: Callable[[], object]) -> None:
+        """Let a statistic be read from where it is kept."""
+        self.__dict__[f"_{name}"] = read
+
     def _keep(self, name: str, value: object) -> None:
         """Store a value that the gobj itself found out, such as the port that it got."""
         self.__dict__[name] = value
@@ -242,8 +247,8 @@ class Config:
 class Statistic:
     """Shows a figure that lives elsewhere, such as the length of a ledger, as a config attribute.
 
-    Put into a config class in place of a `statistic`'s default; each config object holds, under
-    the name with an underscore before it, the function that reads the figure.
+    Each config object holds, under the name with an underscore before it, the function that reads
+    the figure; see `Config._keep_live`.
     """
 
     def __init__(self, name: str, default: object) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast, overload
 
@@ -244,7 +244,7 @@ class GObj:
             name = parent._free_name(gclass)
         parent._check_room_for(name, unique)
         config = parent.gaplic.configure(gclass, name, f"{parent.path}/{name}", parameters)
-        return cast(G, _make(gclass, name, parent, config, unique))
+        return _make(gclass, name, parent, config, unique)
 
     def destroy_gobj(self, gobj: GObj | str) -> None:
         """End a gobj and everything below it; nothing happens where it is destroyed already.
@@ -491,8 +491,16 @@ class GObj:
             self._watch.observed(Refused(self, event, self.state))
         return NOT_ACCEPTED
 
-    def _publish(self, event: Event) -> int:
-        """Send an event, of `outputs` and without another's source, to its subscribers."""
+    def _publish(
+        self,
+        event: Event,
+        contain: Callable[[Exception, GObj, Event], None] | None = None,
+    ) -> int:
+        """Send an event, of `outputs` and without another's source, to its subscribers.
+
+        Args:
+            contain: what to do with an exception; without it the first one is raised at the end.
+        """
         event.source = self
         kind = event.__class__
         subscriptions = self._subscriptions
@@ -522,10 +530,36 @@ class GObj:
                 elif subscriber._take(event) is not NOT_ACCEPTED:
                     taken += 1
             except Exception as error:
-                first = first or error
+                if contain is None:
+                    first = first or error
+                else:
+                    contain(error, subscriber, event)
+                    taken += 1
         if first is not None:
             raise first
         return taken
+
+    def _tell(self, event: Event) -> int:
+        """`_publish` at an edge of the loop: what each subscriber raises is contained.
+
+        Returns:
+            How many subscribers took the event; one that raised did take it.
+        """
+        event.source = self
+        kind = event.__class__
+        subscriptions = self._subscriptions
+        if len(subscriptions) == 1 and self._watch is None:
+            only = subscriptions[0]
+            if not only.post and (only.event is None or only.event is kind):
+                subscriber = only.subscriber
+                handler = subscriber._state.get(kind)
+                if handler is not None:
+                    try:
+                        return handler(subscriber, event) is not NOT_ACCEPTED
+                    except Exception as error:
+                        self.gaplic.contain(error, subscriber, event)
+                        return 1
+        return self._publish(event, self.gaplic.contain)
 
     def _asks(self, event: type[Event]) -> bool:
         """Whether any subscriber has this event in some state."""
@@ -589,8 +623,8 @@ def _build(kind: type[Event], payload: dict[str, Any]) -> Event:
 
 
 def _make(
-    gclass: type[GObj], name: str, parent: GObj, config: gconfig.Config, unique: bool
-) -> GObj:
+    gclass: type[G], name: str, parent: GObj, config: gconfig.Config, unique: bool = False
+) -> G:
     """Put a gobj with a ready config into the tree and start it. The name must be free."""
     gobj = gclass.__new__(gclass)
     _init(gobj, name, parent, parent.gaplic, config)

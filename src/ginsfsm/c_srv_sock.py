@@ -1,0 +1,311 @@
+"""GServerSock: the listening socket.
+
+It listens in `start_up`, on the address and the port, or the first free one of the ports, that its
+parameters say. Each connection that it accepts becomes a `GSock`, a child of the subscriber, and
+from its `EV_CONNECTED` on the relation is between that gsock and the subscriber: the server sends
+it nothing and hears nothing of it. What the two share is the ledger, where a connection stands from
+when it is accepted until its descriptor closes. Destroying the server closes the listener only.
+
+ST_LISTENING. The poller watches the listening sockets, and a turn of the loop accepts at most 64
+connections. Where the subscriber's present state has no row for `EV_CONNECTED` the door is shut:
+the connection is closed and counted as refused. A failure while a connection is being made closes that
+one, and the next is accepted.
+
+ST_PAUSED. The process, or the system, has no descriptor or memory left for another connection. A
+server that went on would spin, since the listening socket stays ready; one that closed would lose
+its clients. So the poller watches no longer, the clients wait in the kernel's queue, and accepting
+goes on when a connection closes, or after 100 ms, since the room may come from elsewhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from typing import Any, Final
+
+from ginsfsm.c_sock import EV_ACCEPTED, EV_CONNECTED, EV_RX_DATA, GSock, set_options
+from ginsfsm.errors import GConfigError, GObjError
+from ginsfsm.event import Event
+from ginsfsm.gconfig import Config, param, statistic
+from ginsfsm.gobj import GObj, _destroy, _make
+from ginsfsm.net.addresses import ListenError, format_address, listen
+from ginsfsm.net.ledger import Ledger
+from ginsfsm.poller import READ
+from ginsfsm.smachine import after, enter, leave, on
+
+__all__ = ["GServerSock"]
+
+logger: Final = logging.getLogger("ginsfsm")
+
+ACCEPTS_PER_TURN: Final = 64
+"""So that a flood of new connections leaves the turn of the loop to those that exist."""
+
+CAPACITY_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""No descriptor or memory for another connection; the client stays in the queue. accept(2)."""
+
+RETRY_ERRNOS: Final = frozenset(
+    {
+        getattr(errno, name)
+        for name in (
+            "ECONNABORTED", "EPERM", "EPROTO", "ENETDOWN", "ENOPROTOOPT", "EHOSTDOWN", "ENONET",
+            "EHOSTUNREACH", "EOPNOTSUPP", "ENETUNREACH", "ETIMEDOUT",
+        )
+        if hasattr(errno, name)
+    }
+)  # fmt: skip
+"""The one connection failed before we had it. accept(2): "treat them like EAGAIN by retrying"."""
+
+PAUSE: Final = 0.1
+"""Seconds without accepting when there is no room; ten attempts a second cost nothing."""
+
+
+class EV_LISTEN(Event):
+    """The sockets are bound and listen."""
+
+
+class EV_INCOMING(Event):
+    """A listening socket has connections to accept."""
+
+    listener: Listener
+
+
+class EV_NO_ROOM(Event):
+    """The system has no room for another connection."""
+
+    error: OSError
+
+
+class EV_ROOM(Event):
+    """A connection has closed."""
+
+
+class Listener:
+    """One listening socket, as the poller's handler."""
+
+    __slots__ = ("_event", "server", "sock", "sockname")
+
+    def __init__(self, server: GServerSock, sock: socket.socket) -> None:
+        self.server = server
+        self.sock = sock
+        self._event = EV_INCOMING(self)
+        address = sock.getsockname()
+        # Bound to one address, every connection has it; else each has to be asked for its own.
+        self.sockname = None if address[0] in ("0.0.0.0", "::") else address
+
+    def io_ready(self, mask: int) -> None:
+        """The poller found connections to accept."""
+        handler = self.server._state.get(EV_INCOMING)
+        if handler is not None:
+            handler(self.server, self._event)
+
+    def io_failed(self, error: Exception) -> None:
+        """`io_ready` raised."""
+        self.server.gaplic.contain(error, self.server, self._event)
+
+
+class GServerSock(GSock):
+    """GSock gobj acting as a server socket."""
+
+    class config(GSock.config):
+        """Where to listen; and, inherited, the parameters of the connections."""
+
+        subscriber: GObj | None = param(None, "subscriber of all output events; None is the parent")
+        host: str = param("", "server host (ip or name); '' is every interface")
+        port: int = param(
+            0, "server port; 0 takes a free one, which then stands here", ge=0, le=65535
+        )
+        ports: tuple[int, ...] = param((), "ports to try with use_multi_ports, in order")
+        use_multi_ports: bool = param(False, "listen on the first free one of the ports")
+        ssl_options: dict[str, Any] = param({}, "ssl options")
+        backlog: int = param(1024, "connections that may wait to be accepted", ge=1, le=65535)
+        n_gsocks: int = statistic(0, "server statistic: number of gsocks open")
+
+    __slots__ = ("_children_config", "_count", "_listeners", "_no_room_told", "ledger")
+
+    ledger: Ledger[GSock]
+    _listeners: tuple[Listener, ...]
+    _count: int
+    _no_room_told: bool
+    _children_config: Config
+
+    def start_up(self) -> None:
+        """Listen on the host and the port."""
+        super().start_up()
+        self._listeners = ()
+        self._count = 0
+        self._no_room_told = False
+        self.ledger = Ledger()
+        self.ledger.on_close = self._on_close
+        self._check_subscriber()
+        self._children_config = self._config_of_children()
+        config = self.config
+        if config.ssl_options:
+            raise GConfigError(f"{self.path}: ssl_options: TLS is not part of this release yet")
+        if config.use_multi_ports and not config.ports:
+            raise GConfigError(
+                f"{self.path}: use_multi_ports=True: expected ports to try, got ports=()"
+            )
+        wrong = [port for port in config.ports if not 0 <= port <= 65535]
+        if wrong:
+            raise GConfigError(f"{self.path}: ports: expected 0 to 65535, got {wrong[0]}")
+        try:
+            listening = listen(
+                config.host,
+                config.ports if config.use_multi_ports else (config.port,),
+                backlog=config.backlog,
+            )
+        except ListenError as error:
+            raise GObjError(f"{self.path}: {error}") from error
+        self._listeners = tuple(Listener(self, sock) for sock in listening.sockets)
+        for sock in listening.sockets:
+            set_options(sock, config)
+        self._own_config._keep("port", listening.port)
+        self._own_config._keep_live("n_gsocks", self.ledger.__len__)
+        self.send_event(self, EV_LISTEN())
+
+    def go_out(self) -> None:
+        """Close the listening sockets; the connections live on with their subscriber."""
+        self.ledger.on_close = None
+        if self._mask:
+            self.stop_watching()
+        for listener in self._listeners:
+            listener.sock.close()
+
+    def parameters_written(self, names: frozenset[str]) -> None:
+        """What concerns connections holds for those accepted from now on."""
+        self._children_config = self._config_of_children()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses that it listens on, as people write them: `"127.0.0.1:7000"`."""
+        return tuple(format_address(one.sock.getsockname()) for one in self._listeners)
+
+    @property
+    def _own_config(self) -> Config:
+        return self.__dict__["config"]  # type: ignore[no-any-return]
+
+    @property
+    def _subscriber(self) -> GObj:
+        return self.config.subscriber or self.parent
+
+    def _check_subscriber(self) -> None:
+        subscriber = self._subscriber
+        accepted = subscriber.compiled.accepted
+        if EV_CONNECTED not in accepted and EV_RX_DATA not in accepted:
+            raise GObjError(
+                f"{self.path}: its subscriber {subscriber.path} ({type(subscriber).__name__}) has "
+                "neither EV_CONNECTED nor EV_RX_DATA in any state, so it could not serve a client; "
+                "add the rows, or give another subscriber"
+            )
+
+    def _config_of_children(self) -> Config:
+        """One config object for all connections, so that none pays for it."""
+        shared = {
+            name: getattr(self.config, name)
+            for name in GSock.config._params
+            if name not in ("subscriber", "host", "port")
+        }
+        return self.gaplic.configure(GSock, "", f"{self.path}, its connections", shared)
+
+    def _on_close(self) -> None:
+        if EV_ROOM in self._state:
+            self.send_event(self, EV_ROOM())
+
+    # -- the machine -------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        self._mask = READ
+        for listener in self._listeners:
+            self.gaplic.poller.register(listener.sock.fileno(), listener, READ)
+
+    def stop_watching(self) -> None:
+        self._mask = 0
+        for listener in self._listeners:
+            self.gaplic.poller.unregister(listener.sock.fileno())
+
+    def ac_accept(self, event: EV_INCOMING) -> None:
+        listener = event.listener
+        accept = listener.sock.accept
+        for _ in range(max(1, ACCEPTS_PER_TURN // len(self._listeners))):
+            try:
+                sock, peername = accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in RETRY_ERRNOS:
+                    continue
+                self.send_event(self, EV_NO_ROOM(error))
+                return
+            self._no_room_told = False
+            self._admit(listener, sock, peername)
+            if EV_INCOMING not in self._state:
+                # Somebody destroyed the server, or there is no room for more.
+                return
+
+    def _admit(self, listener: Listener, sock: socket.socket, peername: Any) -> None:
+        """Make a gsock of an accepted socket, or close it."""
+        subscriber = self._subscriber
+        if subscriber.destroyed or (
+            EV_CONNECTED not in subscriber._state and EV_CONNECTED in subscriber.compiled.accepted
+        ):
+            self.ledger.count_refused()
+            sock.close()
+            return
+        gsock: GSock | None = None
+        try:
+            sock.setblocking(False)
+            sockname = listener.sockname or sock.getsockname()
+            gsock = _make(
+                GSock, self._free_child_name(subscriber), subscriber, self._children_config
+            )
+            gsock.take_over(sock, self.ledger)
+            gsock.send_event(gsock, EV_ACCEPTED(peername, sockname))
+        except Exception:
+            self.ledger.count_failed()
+            logger.exception(
+                "%s: the connection of %s could not be made", self.path, format_address(peername)
+            )
+            if gsock is not None:
+                _destroy(gsock)
+            sock.close()
+
+    def _free_child_name(self, subscriber: GObj) -> str:
+        siblings = subscriber._children
+        while True:
+            self._count += 1
+            name = f"{self.name}.clisrv_{self._count}"
+            if siblings is None or name not in siblings:
+                return name
+
+    def ac_no_room(self, event: EV_NO_ROOM) -> None:
+        if self._no_room_told:
+            return
+        self._no_room_told = True
+        if event.error.errno in CAPACITY_ERRNOS:
+            logger.warning(
+                "%s: no room for more connections (%s) with %d open; accepting again when one "
+                "closes, clients wait meanwhile",
+                self.path, event.error.strerror, len(self.ledger),
+            )  # fmt: skip
+        else:
+            logger.error(
+                "%s: accepting failed (%s) with %d open; trying again every %s s",
+                self.path, event.error, len(self.ledger), PAUSE,
+            )  # fmt: skip
+
+    machine = {
+        "ST_IDLE": [
+            on(EV_LISTEN, None, "ST_LISTENING"),
+        ],
+        "ST_LISTENING": [
+            enter(watch),
+            on(EV_INCOMING, ac_accept),
+            on(EV_NO_ROOM, ac_no_room, "ST_PAUSED"),
+            leave(stop_watching),
+        ],
+        "ST_PAUSED": [
+            on(EV_ROOM, None, "ST_LISTENING"),
+            after(PAUSE, None, "ST_LISTENING"),
+        ],
+    }

@@ -1,0 +1,180 @@
+"""ManualGAplic: a gaplic without a loop, whose time and turns a test makes by hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from ginsfsm.errors import GObjError
+from ginsfsm.event import Event
+from ginsfsm.gaplic import GAplic
+from ginsfsm.gobj import GObj
+from ginsfsm.inspection import Failed, Observation, Observer
+from ginsfsm.testing.clock import ManualClock
+from ginsfsm.testing.record import Record
+from ginsfsm.testing.stand_in import StandIn, make_stand_in, stand_in_for
+
+__all__ = ["ManualGAplic"]
+
+TURNS = 1000
+"""Turns of the loop at one moment of `advance`: a machine that posts to itself has no last one."""
+
+
+class ManualGAplic(GAplic):
+    """A gaplic that a test drives: no loop, no sockets, no waiting.
+
+    Posted events wait for `turn`, timers for `advance`, spawned coroutines for `finish`. As a
+    context manager it destroys the tree at the end, and fails the test where an exception was
+    contained at an edge of the loop and nobody expected it: in a test it must not go by unnoticed.
+
+    It can also run inside a real loop, with `async with`; then only the time is made by hand.
+
+    Attributes:
+        clock: the time, see `ManualClock`.
+        record: what happened, with assertions, see `Record`.
+    """
+
+    def __init__(
+        self,
+        name: str = "app",
+        settings: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.clock = ManualClock()
+        self.record = Record()
+        self._expected: list[Failed] = []
+        self._replaced: dict[type[GObj], type[StandIn]] = {}
+        self._second_observer: Observer | None = None
+        super().__init__(name, settings, clock=self.clock)
+        super().observe(self._note)
+
+    # -- the tree ----------------------------------------------------------------------------------
+
+    def stand_in(
+        self,
+        name: str | None,
+        *accepts: type[Event] | type[GObj],
+        parent: GObj | None = None,
+        unique: bool = False,
+    ) -> StandIn:
+        """A gobj that takes these events and keeps them; a gclass means all of its output events.
+
+        Make the gobj under test below one, and it is the owner; give it one as a parameter, and it
+        is whatever that parameter wants.
+
+        Args:
+            name: its name; None gives it one.
+            accepts: event classes, and gclasses whose outputs it shall hear.
+            parent: where it stands; the gaplic where none is given.
+            unique: register the name for the whole gaplic.
+        """
+        return self.create_gobj(name, make_stand_in(accepts), parent or self, unique=unique)
+
+    def replace(self, gclass: type[GObj]) -> None:
+        """From now on, make an inert stand-in wherever the code makes a gobj of that gclass.
+
+        It has the parameters, validated, and the events of the gclass; it keeps what it gets and
+        does nothing. So a gobj that makes a `GServerSock` in its `start_up` needs no socket.
+        """
+        self._replaced[gclass] = stand_in_for(gclass)
+
+    def gclass_to_make(self, gclass: type[GObj]) -> type[GObj]:
+        """See `GAplic`."""
+        return self._replaced.get(gclass, gclass)
+
+    # -- time --------------------------------------------------------------------------------------
+
+    def turn(self) -> int:
+        """One turn of the loop: deliver what is posted now, and not what that posts in its turn.
+
+        Returns:
+            How many events there were.
+        """
+        return self.deliver_posted()
+
+    def advance(self, seconds: float) -> None:
+        """Let so much time pass. Timers fire at their own times; posted events are delivered first
+        and after each of them, with as many turns as they need.
+
+        Args:
+            seconds: how much time; 0 fires what is due now.
+        """
+        self.clock.advance(seconds, between=self._turns)
+
+    def finish(
+        self, gobj: GObj, result: object = None, error: BaseException | None = None
+    ) -> None:
+        """End the oldest coroutine that a gobj has spawned, with this result or error.
+
+        The coroutine is closed without having run, and its gobj gets the `done` event.
+
+        Raises:
+            GObjError: when none is waiting.
+        """
+        for task in self._all_tasks:
+            if task.gobj is gobj:
+                task.finish(result, error)
+                return
+        raise GObjError(f"finish: {gobj.path} has spawned nothing that is still waiting")
+
+    def _turns(self) -> None:
+        for _ in range(TURNS):
+            if not self.turn():
+                return
+
+    # -- what happened -----------------------------------------------------------------------------
+
+    def observe(self, observer: Observer | None) -> None:
+        """See `GAplic`; the record goes on beside that observer."""
+        self._second_observer = observer
+
+    @contextmanager
+    def expect_failure(self, kind: type[Exception] = Exception) -> Iterator[list[Failed]]:
+        """Assert that an exception of that class is contained inside this block.
+
+        Yields:
+            A list that holds, after the block, what was contained.
+        """
+        before = len(self.record.failures())
+        caught: list[Failed] = []
+        yield caught
+        new = self.record.failures()[before:]
+        caught += [one for one in new if isinstance(one.error, kind)]
+        if not caught:
+            others = ", ".join(repr(one.error) for one in new) or "nothing was contained"
+            raise AssertionError(f"expected a contained {kind.__name__}: {others}")
+        self._expected += caught
+
+    def check_failures(self) -> None:
+        """Assert that no exception was contained but those that were expected."""
+        failures = [one for one in self.record.failures() if one not in self._expected]
+        if failures:
+            lines = [
+                f"  {one.gobj.path} in {one.state}"
+                + ("" if one.event is None else f" on {one.event!r}")
+                + f": {type(one.error).__name__}: {one.error}"
+                for one in failures
+            ]
+            raise AssertionError(
+                "\n".join([f"{len(failures)} exceptions reached an edge of the loop:", *lines])
+            ) from failures[0].error
+
+    def _note(self, observation: Observation) -> None:
+        self.record(observation)
+        if self._second_observer is not None:
+            self._second_observer(observation)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.destroy_gobj(self)
+        if error is None:
+            self.check_failures()
