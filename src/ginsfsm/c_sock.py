@@ -1,9 +1,9 @@
 """GSock: one connection, an honest machine.
 
 What the owner wants and what the kernel does both come as events, and the table below has a row
-for each. `EV_READABLE` and `EV_WRITABLE` are what the poller found, `EV_OPENED` is the end of an attempt
-to connect, `EV_ENDED` is the peer's end of file, `EV_FLUSHED` says that nothing is queued any more,
-and `EV_FAILED` is whatever ends a connection at once.
+for each. `EV_READABLE` and `EV_WRITABLE` are what the poller found, `EV_OPENED` is the end of an
+attempt to connect, `EV_ENDED` is the peer's end of file, `EV_FLUSHED` says that nothing is queued
+any more, and `EV_FAILED` is whatever ends a connection at once.
 
 ST_DISCONNECTED. No socket. A server's gsock leaves it once, by `EV_ACCEPTED`; a client's leaves it
 with every `EV_CONNECT` and comes back.
@@ -17,18 +17,20 @@ kernel, and is read to its end.
 
 ST_CLOSING. The owner has dropped the connection, or the peer has ended it, and something is still
 queued for the peer. What it sends meanwhile is thrown away, but it is read: closing a socket with
-unread input makes the kernel send a reset, which can destroy the last bytes that we sent. So after
-the last byte our side is shut down, and where the peer is still sending we wait for its end, never
-longer than `close_timeout`.
+unread input makes the kernel send a reset, which can destroy the last bytes that we sent, and so
+does input that comes after closing. So after the last byte our side is shut down, and where the
+peer is still sending, or has not acknowledged all, we wait for its end, never longer than
+`close_timeout`.
 
 What is told, and when. `EV_CONNECTED`, `EV_RX_DATA` and `EV_RX_END` are sent from the poller's
 call. Everything else that the owner hears is deferred to the end of the poller's batch, since it
-may be the effect of the owner's own `EV_SEND_DATA` or `EV_DROP`: so a loop over clients that sends to
-each is safe, whoever dies in it.
+may be the effect of the owner's own `EV_SEND_DATA` or `EV_DROP`: so a loop over clients that sends
+to each is safe, whoever dies in it.
 """
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import errno
 import logging
@@ -48,6 +50,7 @@ from ginsfsm.gconfig import param
 from ginsfsm.gobj import GObj, _destroy
 from ginsfsm.net.addresses import format_address
 from ginsfsm.net.ledger import Ledger
+from ginsfsm.net.unacknowledged import is_acknowledged
 from ginsfsm.poller import READ, WRITE
 from ginsfsm.smachine import after, on
 
@@ -79,6 +82,13 @@ RX_SIZE: Final = 64 * 1024
 
 IOV_SIZE: Final = 256
 """Pieces given to one gathered send; every system takes so many (Linux 1024)."""
+
+SMALL: Final = 1024
+"""Payloads below this share a block in the output queue. An object of its own for each would take
+up to thirty times the bytes that `tx_max` counts."""
+
+BLOCK: Final = 64 * 1024
+"""A block of small payloads grows to this."""
 
 HEAD_START: Final = 0.25
 """Seconds before the next address is tried as well; RFC 8305 recommends 250 ms."""
@@ -286,9 +296,9 @@ class GSock(GObj):
 
     peername: Any
     sockname: Any
-    _sock: socket.socket | None
+    _sock: _socket.socket | None
     _mask: int
-    _tx: deque[bytes | memoryview]
+    _tx: deque[bytes | bytearray | memoryview]
     _tx_size: int
     _tx_full: bool
     _tx_error: Reason | None
@@ -322,7 +332,42 @@ class GSock(GObj):
     # -- called by the poller ----------------------------------------------------------------------
 
     def io_ready(self, mask: int) -> None:
-        """The poller found the socket ready. A state without a row for it ignores it."""
+        """The poller found the socket ready. A state without a row for it ignores it.
+
+        Receiving in ST_CONNECTED, the only state that can be paused, is done here and not behind
+        a row of the table: what every message passes has to be one function.
+        """
+        if mask != READ or not self._mask & READ or EV_PAUSE_RX not in self._state:
+            self._other_readiness(mask)
+            return
+        try:
+            data = self._sock.recv(RX_SIZE)  # type: ignore[union-attr]
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.send_event(self, EV_FAILED(self._tx_error or reason_of(error)))
+            return
+        if not data:
+            self.send_event(self, EV_ENDED())
+            return
+        event = EV_RX_DATA(data)
+        subscriptions = self._subscriptions
+        if len(subscriptions) == 1 and self._watch is None:
+            # What `_tell` does, without the call.
+            only = subscriptions[0]
+            if only.event is None and not only.post:
+                subscriber = only.subscriber
+                handler = subscriber._state.get(EV_RX_DATA)
+                if handler is not None:
+                    event.source = self
+                    try:
+                        handler(subscriber, event)
+                    except Exception as error:
+                        self.gaplic.contain(error, subscriber, event)
+                    return
+        self._tell(event)
+
+    def _other_readiness(self, mask: int) -> None:
         if mask != WRITE:
             handler = self._state.get(EV_READABLE)
             if handler is not None:
@@ -345,7 +390,6 @@ class GSock(GObj):
         """Let the poller watch for exactly this."""
         before = self._mask
         if mask != before and self._sock is not None:
-            self._mask = mask
             poller = self.gaplic.poller
             if not before:
                 poller.register(self._sock.fileno(), self, mask)
@@ -353,6 +397,8 @@ class GSock(GObj):
                 poller.modify(self._sock.fileno(), mask)
             else:
                 poller.unregister(self._sock.fileno())
+            # Only now: a registration that failed must not be undone when the socket closes.
+            self._mask = mask
 
     # -- connecting --------------------------------------------------------------------------------
 
@@ -366,10 +412,17 @@ class GSock(GObj):
             raise OSError(errno.EDESTADDRREQ, "give the parameters host and port")
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        # Kept at once: between here and EV_OPENED the gsock may be dropped or destroyed.
-        self._sock = await aiohappyeyeballs.start_connection(
+        sock = await aiohappyeyeballs.start_connection(
             found, happy_eyeballs_delay=HEAD_START, loop=loop
         )
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # aiohappyeyeballs 2.7 returns a connection although it was cancelled, when that comes
+            # while it ends the attempts that have lost.
+            sock.close()
+            raise asyncio.CancelledError
+        # Kept at once: between here and EV_OPENED the gsock may be dropped or destroyed.
+        self._sock = sock
         self.peername = self._sock.getpeername()
         self.sockname = self._sock.getsockname()
         set_options(self._sock, self.config)
@@ -413,7 +466,7 @@ class GSock(GObj):
 
     # -- accepted ----------------------------------------------------------------------------------
 
-    def take_over(self, sock: socket.socket, ledger: Ledger[GSock]) -> None:
+    def take_over(self, sock: _socket.socket, ledger: Ledger[GSock]) -> None:
         """Own an accepted socket from now on, and stand in its server's ledger until it closes."""
         self._sock = sock
         self._ledger = ledger
@@ -434,20 +487,9 @@ class GSock(GObj):
     # -- receiving ---------------------------------------------------------------------------------
 
     def ac_receive(self, _event: EV_READABLE) -> None:
-        if not self._mask & READ:
-            # Paused, or ended, within the batch that still says it is readable.
-            return
-        try:
-            data = self._sock.recv(RX_SIZE)  # type: ignore[union-attr]
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self.send_event(self, EV_FAILED(self._tx_error or reason_of(error)))
-            return
-        if data:
-            self._tell(EV_RX_DATA(data))
-        else:
-            self.send_event(self, EV_ENDED())
+        # Not where it was paused, or has ended, within the batch that still says it is readable.
+        if self._mask & READ:
+            self.io_ready(READ)
 
     def ac_pause(self, _event: EV_PAUSE_RX) -> None:
         self._wait_for(self._mask & ~READ)
@@ -471,12 +513,14 @@ class GSock(GObj):
     # -- sending -----------------------------------------------------------------------------------
 
     def ac_send(self, event: EV_SEND_DATA) -> bool:
-        data = event.data
+        data: bytes | memoryview = event.data
         if self._tx_size:
             self._queue(data)
             if not self._mask & WRITE and self._tx_size:
                 self._flush()
             return True
+        if type(data) is not bytes:
+            data = _octets(data)
         try:
             sent = self._sock.send(data)  # type: ignore[union-attr]
         except (BlockingIOError, InterruptedError):
@@ -484,12 +528,10 @@ class GSock(GObj):
         except OSError as error:
             self._send_failed(error)
             return True
-        except TypeError:
-            raise _no_bytes(event) from None
         if sent != len(data):
-            rest = memoryview(data).cast("B")[sent:]
+            rest = memoryview(data)[sent:]
             # A buffer that the sender may change must be copied; bytes cannot change.
-            self._queue(rest if isinstance(data, bytes) else bytes(rest))
+            self._append(rest if type(data) is bytes else bytes(rest))
             self._wait_for(self._mask | WRITE)
         return True
 
@@ -507,27 +549,28 @@ class GSock(GObj):
             self._flush()
 
     def _queue(self, data: bytes | memoryview) -> None:
+        if type(data) is not bytes:
+            # Copied: the sender may change it, and a view may hold much more than it shows.
+            data = bytes(_octets(data))
         if self._tx_error is not None:
             # Nobody will take it; the end of the connection is on its way.
             return
         if self._tx_size > self.config.tx_max:
             self.send_event(self, EV_FAILED(Reason.TX_OVERFLOW))
-            return
-        if (
-            not isinstance(data, (bytes, memoryview))
-            or (type(data) is memoryview
-            and not data.readonly)
-        ):
-            try:
-                data = bytes(memoryview(data))
-            except TypeError:
-                raise _no_bytes(data) from None
-        size = len(data)
-        if not size:
-            return
+        elif data:
+            self._append(data)
+
+    def _append(self, data: bytes | memoryview) -> None:
         if self._tx is _EMPTY:
             self._tx = deque()
-        self._tx.append(data)
+        queue = self._tx
+        size = len(data)
+        if size >= SMALL:
+            queue.append(data)
+        elif queue and type(last := queue[-1]) is bytearray and len(last) < BLOCK:
+            last += data
+        else:
+            queue.append(bytearray(data))
         self._tx_size += size
         if self._tx_size >= self.config.tx_high_water:
             self._tx_full = True
@@ -546,6 +589,7 @@ class GSock(GObj):
         while sent:
             first = queue[0]
             if sent < len(first):
+                # A view, also of a block of small payloads, which nobody extends any more then.
                 queue[0] = memoryview(first)[sent:]
                 break
             sent -= len(first)
@@ -589,15 +633,20 @@ class GSock(GObj):
     def has_output(self, _event: Event) -> bool:
         return self._tx_size > 0
 
-    def peer_is_quiet(self, _event: EV_FLUSHED) -> bool:
-        """Guard: closing now cannot make the kernel send a reset."""
+    def needs_no_linger(self, _event: EV_FLUSHED) -> bool:
+        """Guard: closing now cannot make the kernel send a reset that destroys our last bytes."""
         if self._rx_ended:
             return True
         try:
-            return not self._sock.recv(1, socket.MSG_PEEK)  # type: ignore[union-attr]
+            unread = self._sock.recv(1, socket.MSG_PEEK)  # type: ignore[union-attr]
+        except (BlockingIOError, InterruptedError):
+            # The peer is quiet now. What it sends later is answered by a reset.
+            assert self._sock is not None
+            return is_acknowledged(self._sock)
         except OSError:
-            # Nothing there, or reset already.
+            # Reset already.
             return True
+        return not unread
 
     def ac_drop(self, _event: EV_DROP) -> None:
         self._reason = Reason.LOCAL
@@ -647,7 +696,9 @@ class GSock(GObj):
         self._close(event.reason)
 
     def ac_close_timeout(self) -> None:
-        self._close(Reason.TIMEOUT)
+        assert self._sock is not None
+        taken = not self._tx_size and is_acknowledged(self._sock)
+        self._close(self._reason if taken else Reason.TIMEOUT)
 
     def _close(self, reason: Reason) -> None:
         self._close_socket()
@@ -680,7 +731,8 @@ class GSock(GObj):
             self._tell(event)
 
     def _tell_ready(self) -> None:
-        if not self.destroyed and self._sock is not None and not self._tx_full:
+        # Not where the connection was dropped meanwhile, or has ended: nobody can send any more.
+        if EV_SEND_DATA in self._state and not self._tx_full:
             self._tell(EV_TRANSMIT_READY())
 
     def _tell_disconnected(self, reason: Reason) -> None:
@@ -722,7 +774,7 @@ class GSock(GObj):
         "ST_CLOSING": [
             on(EV_READABLE,          ac_discard),
             on(EV_WRITABLE,          ac_writable),
-            on(EV_FLUSHED,           ac_closed,          "ST_DISCONNECTED", when=peer_is_quiet),
+            on(EV_FLUSHED,           ac_closed,          "ST_DISCONNECTED", when=needs_no_linger),
             on(EV_FLUSHED,           ac_linger),
             on(EV_ENDED,             ac_input_ended,                        when=has_output),
             on(EV_ENDED,             ac_closed,          "ST_DISCONNECTED"),
@@ -734,7 +786,7 @@ class GSock(GObj):
     }  # fmt: skip
 
 
-_EMPTY: Final[deque[bytes | memoryview]] = deque(maxlen=0)
+_EMPTY: Final[deque[bytes | bytearray | memoryview]] = deque(maxlen=0)
 """The output queue of a connection with nothing queued; shared, since a deque takes 600 bytes."""
 
 
@@ -746,11 +798,19 @@ def reason_of(error: OSError) -> Reason:
 
 
 _RESETS: Final = frozenset(
-    {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ESHUTDOWN}
+    {
+        errno.ECONNRESET,
+        errno.EPIPE,
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ESHUTDOWN,
+        # What the system says when the reset has been told already.
+        errno.ENOTCONN,
+    }
 )
 
 
-def set_options(sock: socket.socket, config: type[GSock.config]) -> None:
+def set_options(sock: _socket.socket, config: type[GSock.config]) -> None:
     """Set the socket options of the parameters; accepted sockets inherit them of the listener."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, config.nodelay)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, config.keepalive > 0)
@@ -763,10 +823,21 @@ def peer_of(gsock: GSock) -> str:
     return format_address(gsock.peername)
 
 
-def _no_bytes(given: object) -> EventError:
-    if isinstance(given, EV_SEND_DATA):
-        given = given.data
-    return EventError(
-        f"expected bytes to send, got {type(given).__name__}"
-        + ("; encode the text first" if isinstance(given, str) else "")
-    )
+def _octets(given: object) -> bytes | memoryview:
+    """What was given instead of bytes, as single bytes; copied only where it must be.
+
+    Raises:
+        EventError: when it holds no bytes.
+    """
+    try:
+        view = memoryview(given)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise EventError(
+            f"expected bytes to send, got {type(given).__name__}"
+            + ("; encode the text first" if isinstance(given, str) else f": {error}")
+        ) from None
+    try:
+        return view.cast("B")
+    except (TypeError, ValueError):
+        # Not in one piece, empty, or of another machine's format.
+        return view.tobytes()

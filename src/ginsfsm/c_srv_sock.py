@@ -8,8 +8,8 @@ when it is accepted until its descriptor closes. Destroying the server closes th
 
 ST_LISTENING. The poller watches the listening sockets, and a turn of the loop accepts at most 64
 connections. Where the subscriber's present state has no row for `EV_CONNECTED` the door is shut:
-the connection is closed and counted as refused. A failure while a connection is being made closes that
-one, and the next is accepted.
+the connection is closed and counted as refused. A failure while a connection is being made closes
+that one, and the next is accepted.
 
 ST_PAUSED. The process, or the system, has no descriptor or memory left for another connection. A
 server that went on would spin, since the listening socket stays ready; one that closed would lose
@@ -19,10 +19,12 @@ goes on when a connection closes, or after 100 ms, since the room may come from 
 
 from __future__ import annotations
 
+import _socket
 import errno
 import logging
+import os
 import socket
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ginsfsm.c_sock import EV_ACCEPTED, EV_CONNECTED, EV_RX_DATA, GSock, set_options
 from ginsfsm.errors import GConfigError, GObjError
@@ -59,6 +61,10 @@ RETRY_ERRNOS: Final = frozenset(
 PAUSE: Final = 0.1
 """Seconds without accepting when there is no room; ten attempts a second cost nothing."""
 
+EPISODE: Final = 1.0
+"""Seconds between two failures that are told as one. Where many wait, each connection that closes
+lets one more in and then there is no room again; that is no news."""
+
 
 class EV_LISTEN(Event):
     """The sockets are bound and listen."""
@@ -83,15 +89,42 @@ class EV_ROOM(Event):
 class Listener:
     """One listening socket, as the poller's handler."""
 
-    __slots__ = ("_event", "server", "sock", "sockname")
+    __slots__ = ("_event", "_kind", "server", "sock", "sockname", "watched")
 
     def __init__(self, server: GServerSock, sock: socket.socket) -> None:
         self.server = server
         self.sock = sock
+        self.watched = False
         self._event = EV_INCOMING(self)
+        # As plain numbers: `socket.accept` makes enumerations of them for each connection, which
+        # takes as long as the system call.
+        self._kind = (int(sock.family), int(sock.type), sock.proto)
         address = sock.getsockname()
         # Bound to one address, every connection has it; else each has to be asked for its own.
         self.sockname = None if address[0] in ("0.0.0.0", "::") else address
+
+    def accept(self) -> tuple[_socket.socket, Any]:
+        """The next connection and its peer's address. Raises OSError as the system call does."""
+        fd, peername = self.sock._accept()  # type: ignore[attr-defined]
+        try:
+            sock = _socket.socket(*self._kind, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        # From here on the socket closes the descriptor.
+        sock.setblocking(False)
+        return sock, peername
+
+    def watch(self) -> None:
+        """Be called when there are connections to accept. May raise OSError: epoll needs memory."""
+        self.server.gaplic.poller.register(self.sock.fileno(), self, READ)
+        self.watched = True
+
+    def stop_watching(self) -> None:
+        """Be called no more; nothing happens where it is not watched."""
+        if self.watched:
+            self.watched = False
+            self.server.gaplic.poller.unregister(self.sock.fileno())
 
     def io_ready(self, mask: int) -> None:
         """The poller found connections to accept."""
@@ -121,12 +154,12 @@ class GServerSock(GSock):
         backlog: int = param(1024, "connections that may wait to be accepted", ge=1, le=65535)
         n_gsocks: int = statistic(0, "server statistic: number of gsocks open")
 
-    __slots__ = ("_children_config", "_count", "_listeners", "_no_room_told", "ledger")
+    __slots__ = ("_children_config", "_count", "_listeners", "_no_room_at", "ledger")
 
     ledger: Ledger[GSock]
     _listeners: tuple[Listener, ...]
     _count: int
-    _no_room_told: bool
+    _no_room_at: float
     _children_config: Config
 
     def start_up(self) -> None:
@@ -134,7 +167,7 @@ class GServerSock(GSock):
         super().start_up()
         self._listeners = ()
         self._count = 0
-        self._no_room_told = False
+        self._no_room_at = float("-inf")
         self.ledger = Ledger()
         self.ledger.on_close = self._on_close
         self._check_subscriber()
@@ -167,14 +200,15 @@ class GServerSock(GSock):
     def go_out(self) -> None:
         """Close the listening sockets; the connections live on with their subscriber."""
         self.ledger.on_close = None
-        if self._mask:
-            self.stop_watching()
+        self.stop_watching()
         for listener in self._listeners:
             listener.sock.close()
 
     def parameters_written(self, names: frozenset[str]) -> None:
         """What concerns connections holds for those accepted from now on."""
         self._children_config = self._config_of_children()
+        for listener in self._listeners:
+            set_options(listener.sock, self.config)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -183,7 +217,7 @@ class GServerSock(GSock):
 
     @property
     def _own_config(self) -> Config:
-        return self.__dict__["config"]  # type: ignore[no-any-return]
+        return cast(Config, self.config)
 
     @property
     def _subscriber(self) -> GObj:
@@ -215,18 +249,20 @@ class GServerSock(GSock):
     # -- the machine -------------------------------------------------------------------------------
 
     def watch(self) -> None:
-        self._mask = READ
-        for listener in self._listeners:
-            self.gaplic.poller.register(listener.sock.fileno(), listener, READ)
+        try:
+            for listener in self._listeners:
+                listener.watch()
+        except OSError as error:
+            # A system without memory may have none for this either; a deaf server would be worse.
+            self.send_event(self, EV_NO_ROOM(error))
 
     def stop_watching(self) -> None:
-        self._mask = 0
         for listener in self._listeners:
-            self.gaplic.poller.unregister(listener.sock.fileno())
+            listener.stop_watching()
 
     def ac_accept(self, event: EV_INCOMING) -> None:
         listener = event.listener
-        accept = listener.sock.accept
+        accept = listener.accept
         for _ in range(max(1, ACCEPTS_PER_TURN // len(self._listeners))):
             try:
                 sock, peername = accept()
@@ -237,13 +273,12 @@ class GServerSock(GSock):
                     continue
                 self.send_event(self, EV_NO_ROOM(error))
                 return
-            self._no_room_told = False
             self._admit(listener, sock, peername)
             if EV_INCOMING not in self._state:
                 # Somebody destroyed the server, or there is no room for more.
                 return
 
-    def _admit(self, listener: Listener, sock: socket.socket, peername: Any) -> None:
+    def _admit(self, listener: Listener, sock: _socket.socket, peername: Any) -> None:
         """Make a gsock of an accepted socket, or close it."""
         subscriber = self._subscriber
         if subscriber.destroyed or (
@@ -254,7 +289,6 @@ class GServerSock(GSock):
             return
         gsock: GSock | None = None
         try:
-            sock.setblocking(False)
             sockname = listener.sockname or sock.getsockname()
             gsock = _make(
                 GSock, self._free_child_name(subscriber), subscriber, self._children_config
@@ -279,9 +313,9 @@ class GServerSock(GSock):
                 return name
 
     def ac_no_room(self, event: EV_NO_ROOM) -> None:
-        if self._no_room_told:
+        before, self._no_room_at = self._no_room_at, self.gaplic.time()
+        if self._no_room_at - before < EPISODE:
             return
-        self._no_room_told = True
         if event.error.errno in CAPACITY_ERRNOS:
             logger.warning(
                 "%s: no room for more connections (%s) with %d open; accepting again when one "

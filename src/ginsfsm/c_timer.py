@@ -91,9 +91,13 @@ class GTimer(GObj):
 
     def starts(self, event: EV_SET_TIMER) -> bool:
         """Guard: a time to wait for, not a cancellation."""
-        if event.seconds != event.seconds:
-            raise EventError(f"{self.path}: EV_SET_TIMER: expected seconds, got {event.seconds!r}")
-        return event.seconds >= 0
+        seconds = event.seconds
+        if not isinstance(seconds, (int, float)) or seconds != seconds:
+            raise EventError(
+                f"{self.path}: EV_SET_TIMER: expected a number of seconds, got {seconds!r}; "
+                "a negative one cancels"
+            )
+        return seconds >= 0
 
     def is_periodic(self, _event: _EV_EXPIRED) -> bool:
         """Guard: the timer goes on by itself."""
@@ -112,7 +116,7 @@ class GTimer(GObj):
 
     def ac_timeout(self, _event: _EV_EXPIRED) -> None:
         """The last time-out."""
-        self.broadcast_event(self.config.timeout_event())
+        self._tell(self.config.timeout_event())
 
     def ac_tick(self, _event: _EV_EXPIRED) -> None:
         """One of many: set the next before telling, since the owner may cancel it."""
@@ -122,7 +126,7 @@ class GTimer(GObj):
         missed = int((now - self._due) / self._period) if self._period > 0 else 0
         self._due += self._period * (missed + 1)
         self._start()
-        self.broadcast_event(self.config.timeout_event())
+        self._tell(self.config.timeout_event())
 
     machine = {
         "ST_IDLE": [

@@ -1,8 +1,8 @@
 """LoopClock: the time of a gaplic, and its timers.
 
 A gaplic asks its clock for two things: what time it is, and to be called later. The clock of a
-running program is its loop's. Timers that are set before the loop runs start when it does, so a tree
-can be built first. Tests put another clock here and move it by hand.
+running program is its loop's. Timers that are set before the loop runs start when it does, so a
+tree can be built first. Tests put another clock here and move it by hand.
 """
 
 from __future__ import annotations

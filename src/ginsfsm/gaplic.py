@@ -15,6 +15,7 @@ is logged with its path, state and event, counted, and the program goes on.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import os
 import select
@@ -24,13 +25,13 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, ClassVar, Final, Self, overload
+from typing import Any, ClassVar, Final, Self, cast, overload
 
 from ginsfsm.clock import Clock, LoopClock, TimerHandle
 from ginsfsm.errors import EventError, GConfigError, GObjError, nearest
 from ginsfsm.event import Event
 from ginsfsm.gconfig import Config, load_settings, param, settings_from
-from ginsfsm.gobj import GObj, _destroy, _event_for, _gclasses, _init
+from ginsfsm.gobj import G, GObj, _destroy, _event_for, _gclasses, _init
 from ginsfsm.inspection import Failed, Observation, Observer
 from ginsfsm.poller import EpollPoller, LoopPoller, Poller
 from ginsfsm.smachine import After
@@ -93,7 +94,7 @@ class GAplic(GObj):
         self.refused_events = 0
         self.dropped_posts = 0
         self.contained_errors = 0
-        self._clock: Clock = clock or LoopClock()
+        self._clock: Clock = LoopClock() if clock is None else clock
         self._poller: Poller | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
@@ -133,10 +134,15 @@ class GAplic(GObj):
 
     def stop(self) -> None:
         """Let `start` or `serve` end; they destroy the tree. May be called from any thread."""
-        if self._loop is not None and threading.get_ident() != self._thread:
-            self._loop.call_soon_threadsafe(self._stop.set)
-        else:
+        loop = self._loop
+        if loop is None or threading.get_ident() == self._thread:
             self._stop.set()
+            return
+        try:
+            loop.call_soon_threadsafe(self._stop.set)
+        except RuntimeError:
+            # The loop has been closed meanwhile: what was asked for has happened.
+            pass
 
     async def serve(self) -> None:
         """Run inside the loop that runs already, until `stop()` or until it is cancelled.
@@ -170,30 +176,33 @@ class GAplic(GObj):
 
     async def _serve_with_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        signals: list[int] = []
+        before: dict[int, Any] = {}
 
         def on_signal(number: int) -> None:
             logger.info("%s: stopping on %s", self.name, signal.Signals(number).name)
-            forget_signals()
+            for one in before:
+                loop.remove_signal_handler(one)
+                # The system's own handler. Python's for SIGINT raises KeyboardInterrupt, and a
+                # program that hangs in a coroutine or in a go_out can hang on after that.
+                signal.signal(one, signal.SIG_DFL)
             self.stop()
-
-        def forget_signals() -> None:
-            # With the default handlers back, a second signal ends a program that hangs.
-            while signals:
-                loop.remove_signal_handler(signals.pop())
 
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
+                handler = signal.getsignal(number)
                 try:
                     loop.add_signal_handler(number, on_signal, number)
                 except NotImplementedError:
                     # Windows' loops have none; there Ctrl-C cancels us instead.
                     continue
-                signals.append(number)
+                before[number] = handler
         try:
             await self.serve()
         finally:
-            forget_signals()
+            for one, handler in before.items():
+                loop.remove_signal_handler(one)
+                if handler is not None:
+                    signal.signal(one, handler)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         if self.destroyed:
@@ -216,17 +225,24 @@ class GAplic(GObj):
         self._schedule_delivery()
 
     async def _end(self) -> None:
-        tasks = [task for task in self._all_tasks]
-        _destroy(self)
-        for task in tasks:
-            await task.ended()
-        self._loop = None
+        if self._pid != os.getpid():
+            # The descriptors are shared with the process that we were forked from. To take a
+            # socket out of epoll here would take it out there.
+            return
+        tasks = list(self._all_tasks)
+        try:
+            _destroy(self)
+            for task in tasks:
+                await task.ended()
+        finally:
+            self._loop = None
 
     def go_out(self) -> None:
         """Give back the descriptor, the timers and the queue; let `serve` return."""
         self._clock.stop()
         if self._poller is not None:
             self._poller.close()
+        self.dropped_posts += len(self._posted)
         self._posted.clear()
         self._stop.set()
 
@@ -235,12 +251,23 @@ class GAplic(GObj):
     def find(self, path: str) -> GObj:
         """The gobj at a path, `"app/echo/server"`, or `"echo/server"` from the gaplic down.
 
+        Where a child has the gaplic's name, a whole path goes before one from the gaplic down.
+
         Raises:
             GObjError: when there is none; the sentence says how far the path goes.
         """
         names = path.split("/")
-        if names[0] == self.name and not (self._children and self.name in self._children):
-            names = names[1:]
+        if names[0] == self.name:
+            if self.name not in self.children:
+                names = names[1:]
+            else:
+                try:
+                    return self._descend(path, names[1:])
+                except GObjError:
+                    pass
+        return self._descend(path, names)
+
+    def _descend(self, path: str, names: list[str]) -> GObj:
         found: GObj = self
         for name in names:
             below = found.children
@@ -295,6 +322,9 @@ class GAplic(GObj):
         """
         destination = self._destination(destination)
         event = _event_for(destination, event, payload)
+        if event.source is not None:
+            event = copy.copy(event)
+            event.source = cast(GObj, None)
         if self.destroyed:
             raise GObjError(f"the gaplic {self.name} has ended; {event!r} cannot be delivered")
         self._check_queue(destination, event)
@@ -306,14 +336,15 @@ class GAplic(GObj):
             except RuntimeError as error:
                 raise GObjError(f"the gaplic {self.name} has ended: {error}") from error
 
-    def post(self, destination: GObj, event: Event) -> None:
-        """Queue an event whose source is set."""
+    def post(self, destination: GObj, event: Event) -> bool:
+        """Queue an event whose source is set; False where its destination has been destroyed."""
         if destination.destroyed:
             self.dropped_posts += 1
-            return
+            return False
         self._check_queue(destination, event)
         self._posted.append((destination, event))
         self._schedule_delivery()
+        return True
 
     def deliver_posted(self) -> int:
         """Deliver what is queued now, and not what that posts in its turn.
@@ -323,15 +354,19 @@ class GAplic(GObj):
         """
         self._delivery_due = False
         count = len(self._posted)
-        for _ in range(count):
-            if not self._posted:
-                break
-            destination, event = self._posted.popleft()
-            if destination.destroyed:
-                self.dropped_posts += 1
-            else:
-                self.deliver_contained(destination, event)
-        self._schedule_delivery()
+        try:
+            for _ in range(count):
+                if not self._posted:
+                    # One of them ended the gaplic.
+                    break
+                destination, event = self._posted.popleft()
+                if destination.destroyed:
+                    self.dropped_posts += 1
+                else:
+                    self.deliver_contained(destination, event)
+        finally:
+            # Also after a CancelledError, which is not contained and does not end the loop.
+            self._schedule_delivery()
         return count
 
     def _check_queue(self, destination: GObj, event: Event) -> None:
@@ -368,6 +403,11 @@ class GAplic(GObj):
         self, gobj: GObj, coroutine: Coroutine[Any, Any, Any], done: type[Event] | None
     ) -> Task:
         """Run a coroutine for a gobj; see `GObj.spawn`."""
+        if not asyncio.iscoroutine(coroutine):
+            raise GObjError(
+                f"{gobj.path}: spawn: expected a coroutine, got {coroutine!r}; "
+                "call the coroutine function: self.spawn(self.fetch())"
+            )
         try:
             if gobj.destroyed:
                 raise GObjError(f"spawn: {gobj.path} is destroyed")
@@ -414,13 +454,22 @@ class GAplic(GObj):
             self.contain(error, gobj, event)
             return None
 
-    def contain(self, error: Exception, gobj: GObj, event: Event | None) -> None:
+    def contain(
+        self, error: Exception, gobj: GObj, event: Event | None, what: str = "a callback"
+    ) -> None:
         """Log and count an exception that reached an edge of the loop.
 
         Where an event of a connection caused it, the connection is dropped.
+
+        Args:
+            error: the exception.
+            gobj: whose event, timer or coroutine it was.
+            event: what was being delivered.
+            what: the words for it where there was no event.
         """
         self.contained_errors += 1
-        what = "a callback" if event is None else type(event).__name__
+        if event is not None:
+            what = type(event).__name__
         source = None if event is None else event.source
         logger.error(
             "%s in %s: %s%s raised %s: %s",
@@ -443,7 +492,7 @@ class GAplic(GObj):
         try:
             callback()
         except Exception as error:
-            self.contain(error, gobj, None)
+            self.contain(error, gobj, None, "a timer")
 
     # -- what can be seen --------------------------------------------------------------------------
 
@@ -456,7 +505,8 @@ class GAplic(GObj):
         self.observer = observer
         watch = None if observer is None else self
         for gobj in self.walk():
-            gobj._watch = watch
+            if not gobj.destroyed:
+                gobj._watch = watch
 
     def observed(self, observation: Observation) -> None:
         """Pass something on to the observer, if there is one."""
@@ -467,7 +517,7 @@ class GAplic(GObj):
                 logger.exception("%s: the observer failed on %r", self.name, observation)
 
     def walk(self) -> Iterator[GObj]:
-        """Every gobj of the tree that lives now, parents before their children."""
+        """Every gobj of the tree, parents before their children; also one that is going out."""
         todo: list[GObj] = [self]
         while todo:
             gobj = todo.pop()
@@ -494,14 +544,20 @@ class GAplic(GObj):
 
     # -- settings ----------------------------------------------------------------------------------
 
+    def gclass_to_make(self, gclass: type[G]) -> type[G]:
+        """The gclass that `create_gobj` makes where it is asked for this one; a test may differ."""
+        return gclass
+
     def configure(
         self, gclass: type[GObj], name: str, path: str, given: Mapping[str, object]
     ) -> Config:
         """The parameters of a gobj that is being made, with the settings that match it."""
         sources: list[tuple[str, Mapping[str, object]]] = [("", given)]
-        for key in dict.fromkeys((gclass.__name__, name)):
-            if key in self._settings:
-                sources.append((f"the settings of {key!r}", self._settings[key]))
+        sources += [
+            (f"the settings of {key!r}", self._settings[key])
+            for key in dict.fromkeys((gclass.__name__, name))
+            if key in self._settings
+        ]
         return gclass.config._build(f"{path} ({gclass.__name__})", *sources)
 
     def _check_settings(self) -> None:
@@ -512,12 +568,16 @@ class GAplic(GObj):
         faults: list[str] = []
         for name, values in self._settings.items():
             gclasses = _gclasses.get(name, [])
+            misfits: list[str] = []
             for gclass in gclasses:
                 # Also where none has been made yet: one that is made later must not fail by it.
                 try:
                     gclass.config._build(name, ("the settings", values))
                 except GConfigError as error:
-                    faults.append(str(error))
+                    misfits.append(str(error))
+            if misfits and len(misfits) == len(gclasses):
+                # Modules may have gclasses of one name; that the settings fit one is enough here.
+                faults += dict.fromkeys(misfits)
             if not gclasses and name not in alive:
                 faults.append(
                     f"{name!r} ({', '.join(values)}) matches no gobj and no gclass"

@@ -22,7 +22,7 @@ import sys
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Self, TypeVar, cast
 
 import msgspec
@@ -33,7 +33,7 @@ __all__ = ["Config", "Text", "load_settings", "param", "statistic"]
 
 T = TypeVar("T")
 
-_RESERVED: Final = frozenset({"name", "gclass", "parent", "unique", "table"})
+_RESERVED: Final = frozenset({"self", "name", "gclass", "parent", "unique", "table"})
 """Words that `create_gobj` and `Config` keep for themselves."""
 
 _BUFFERS: Final = (bytes, bytearray, memoryview)
@@ -52,7 +52,7 @@ class Text(str):
 class Param:
     """One declared parameter. Made by `param` and `statistic`, read by `Config`."""
 
-    __slots__ = ("choices", "default", "description", "ge", "le", "name", "read_only", "type")
+    __slots__ = ("choices", "default", "description", "ge", "le", "read_only", "type")
 
     def __init__(
         self,
@@ -69,14 +69,13 @@ class Param:
         self.le = le
         self.choices = choices
         self.read_only = read_only
-        self.name = ""
         self.type: Any = object
 
     def expected(self) -> str:
         """What a legal value is, for an error's sentence: `int from 0 to 65535`."""
-        words = _type_words(self.type)
         if self.choices is not None:
             return "one of " + ", ".join(repr(choice) for choice in self.choices)
+        words = _type_words(self.type, inside=True)
         if self.ge is not None and self.le is not None:
             return f"{words} from {self.ge} to {self.le}"
         if self.ge is not None:
@@ -100,14 +99,36 @@ class Param:
         except (msgspec.ValidationError, ValueError) as error:
             where = str(error).partition(" - at ")[2]
             raise ValueError(
-                f"expected {self.expected()}, got {_shown(value)}"
+                f"expected {self.expected()}, got {self._given(value)}"
                 + (f" (wrong at {where.strip('`').replace('$', 'the value')})" if where else "")
             ) from error
         if isinstance(converted, (int, float)) and not self._in_range(converted):
-            raise ValueError(f"expected {self.expected()}, got {_shown(value)}")
+            raise ValueError(f"expected {self.expected()}, got {self._given(value)}")
         if self.choices is not None and converted not in self.choices:
-            raise ValueError(f"expected {self.expected()}, got {_shown(value)}")
+            raise ValueError(f"expected {self.expected()}, got {self._given(value)}")
         return converted
+
+    def faults(self) -> list[str]:
+        """What is wrong with the declaration itself, once its type is known."""
+        found: list[str] = []
+        if not isinstance(self.description, str) or not self.description.strip():
+            found.append("give a description, one sentence for the documentation")
+        if (self.ge, self.le) != (None, None) and not {int, float} & set(_parts(self.type)):
+            found.append(f"ge and le limit a number; its type is {_type_words(self.type)}")
+        if not all(
+            limit is None or isinstance(limit, (int, float)) for limit in (self.ge, self.le)
+        ):
+            return [*found, f"ge and le must be numbers, got {self.ge!r} and {self.le!r}"]
+        try:
+            self.default = self.convert(self.default)
+        except ValueError as error:
+            found.append(f"its default: {error}")
+        return found
+
+    def _given(self, value: object) -> str:
+        # A mapping given as text may hold a passphrase as well as one given as a mapping.
+        hidden = isinstance(value, str) and dict in map(_plain, _parts(self.type))
+        return f"a text of {len(str(value))} characters" if hidden else _shown(value)
 
     def _in_range(self, number: float) -> bool:
         # Written so that a NaN, which compares with nothing, is out of every range.
@@ -139,7 +160,12 @@ def param(
 
 
 def statistic(default: T, description: str) -> T:
-    """Declare a figure that the gobj keeps itself: read like a parameter, set by nobody else."""
+    """Declare a figure that the gobj keeps itself: read like a parameter, set by nobody else.
+
+    Args:
+        default: what is shown until the gobj calls `Config._keep_live`.
+        description: one sentence for the documentation.
+    """
     return cast(T, Param(default, description, None, None, None, read_only=True))
 
 
@@ -147,19 +173,26 @@ class Config:
     """Base of every nested `config`. Read the parameters as attributes; `table()` lists them."""
 
     _params: ClassVar[dict[str, Param]] = {}
+    _own_params: ClassVar[dict[str, Param]] = {}
     _defaults_to_copy: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # Both parents of a class with two keep their order, first base first.
-        inherited: dict[str, Param] = {}
-        for base in reversed(cls.__mro__[1:]):
-            inherited.update(base.__dict__.get("_params", {}))
         own, faults = _declared(cls, sys._getframe(1))
-        cls._params = {**inherited, **own}
-        for name, declared in own.items():
-            live = Statistic(name, declared.default) if declared.read_only else declared.default
-            setattr(cls, name, live)
+        cls._own_params = own
+        # In order of declaration, first base first; which one counts is Python's rule for
+        # attributes, so that the table says what an attribute gives.
+        names = [name for base in cls.__bases__ for name in getattr(base, "_params", ())]
+        cls._params = {
+            name: next(
+                base._own_params[name]
+                for base in cls.__mro__
+                if issubclass(base, Config) and name in base._own_params
+            )
+            for name in dict.fromkeys((*names, *own))
+        }
+        for name, one in own.items():
+            setattr(cls, name, Statistic(name, one.default) if one.read_only else one.default)
         cls._defaults_to_copy = tuple(
             name for name, one in cls._params.items() if isinstance(one.default, (dict, list, set))
         )
@@ -172,6 +205,9 @@ class Config:
             f"use gobj.write_parameters({name}=...), which validates the value"
         )
 
+    def __delattr__(self, name: str) -> None:
+        raise GConfigError(f"config.{name} cannot be deleted: the parameters are read-only")
+
     def __repr__(self) -> str:
         return f"<config of {len(self._params)} parameters>"
 
@@ -179,7 +215,8 @@ class Config:
     def table(cls) -> list[tuple[str, str, object, str]]:
         """The declared parameters in order, as rows `(name, type, default, description)`.
 
-        The type is the word that the documentation prints: `"str"`, `"tuple"`, `"GObj | None"`.
+        The type is the word that the documentation prints: `"str"`, `"tuple"`. A
+        parameter that takes a gobj or another object shows the type of its default, `"None"`.
         """
         return [
             (name, _table_word(one), one.default, one.description)
@@ -236,7 +273,13 @@ class Config:
         return faults
 
     def _keep_live(self, name: str, read: Callable[[], object]) -> None:
-        """Let a statistic be read from where it is kept."""
+        """Let a statistic be read from where it is kept, such as the length of a ledger.
+
+        Args:
+            name: a parameter declared with `statistic`.
+            read: called whenever the attribute is read. This config holds it, and so do the
+                copies that `write_parameters` makes.
+        """
         self.__dict__[f"_{name}"] = read
 
     def _keep(self, name: str, value: object) -> None:
@@ -251,12 +294,13 @@ class Statistic:
     the figure; see `Config._keep_live`.
     """
 
+    __slots__ = ("_default", "_reader")
+
     def __init__(self, name: str, default: object) -> None:
         self._reader = f"_{name}"
         self._default = default
 
     def __get__(self, config: Config | None, owner: type[Config]) -> object:
-        read: Callable[[], object] | None
         read = None if config is None else config.__dict__.get(self._reader)
         return self._default if read is None else read()
 
@@ -286,15 +330,15 @@ def settings_from(given: Mapping[str, object], origin: str) -> dict[str, dict[st
     """
     settings: dict[str, dict[str, object]] = {}
     for key, value in given.items():
-        name, _, parameter = key.rpartition(".")
-        if isinstance(value, Mapping):
+        name, _, parameter = str(key).rpartition(".")
+        if isinstance(value, Mapping) and isinstance(key, str):
             settings.setdefault(key, {}).update(value)
         elif name and parameter:
             settings.setdefault(name, {})[parameter] = value
         else:
             raise GConfigError(
-                f"{origin}: {key} = {_shown(value)}: expected a table of parameters under a gobj "
-                "or gclass name, such as [echo] with port = 7001"
+                f"{origin}: {key}: expected a table of parameters under the name of a gobj or a "
+                f"gclass, such as [echo] with port = 7001, got {_kind(value)}"
             )
     return settings
 
@@ -305,20 +349,29 @@ def _declared(cls: type[Config], frame: types.FrameType) -> tuple[dict[str, Para
     faults: list[str] = []
     annotations: dict[str, Any] = inspect.get_annotations(cls)
     for name, value in list(cls.__dict__.items()):
-        if isinstance(value, Param) and name not in annotations:
-            faults.append(f"{name}: no type; write `{name}: {type(value.default).__name__} = ...`")
-    for name, annotation in annotations.items():
-        if name.startswith("_"):
+        if name in annotations:
             continue
+        if isinstance(value, Param):
+            kind = type(value.default).__name__
+            faults.append(f"{name}: no type; write `{name}: {kind} = param(...)`")
+        elif any(name in getattr(base, "_params", ()) for base in cls.__bases__):
+            faults.append(
+                f"{name}: a parameter of the base; write `{name}: TYPE = param(default, "
+                "'description')` to declare it anew"
+            )
+    for name, annotation in annotations.items():
         value = cls.__dict__.get(name)
+        if name.startswith("_") and not isinstance(value, Param):
+            continue
         if not isinstance(value, Param):
             faults.append(f"{name}: write `{name}: TYPE = param(default, 'description')`")
             continue
         if name in _RESERVED:
             faults.append(f"{name}: create_gobj keeps this word for itself; use another name")
-        value.name = name
+        if name.startswith("_"):
+            faults.append(f"{name}: a parameter's name cannot begin with '_'; use another name")
         try:
-            value.type = _resolved(annotation, cls, frame)
+            value.type = _resolved(annotation, frame)
             msgspec.convert(None, value.type | None)
         except (NameError, AttributeError, SyntaxError) as error:
             faults.append(f"{name}: the type {annotation!r} cannot be found here: {error}")
@@ -328,79 +381,118 @@ def _declared(cls: type[Config], frame: types.FrameType) -> tuple[dict[str, Para
             continue
         except msgspec.ValidationError:
             pass
-        if not isinstance(value.description, str) or not value.description.strip():
-            faults.append(f"{name}: give a description, one sentence for the documentation")
-        if not value.read_only:
-            try:
-                value.default = value.convert(value.default)
-            except ValueError as error:
-                faults.append(f"{name}: its default: {error}")
+        faults += [f"{name}: {fault}" for fault in value.faults()]
         declared[name] = value
     return declared, faults
 
 
-def _resolved(annotation: Any, cls: type, frame: types.FrameType) -> Any:
+def _resolved(annotation: Any, frame: types.FrameType) -> Any:
     """The annotation as a type, also where `from __future__ import annotations` made it text."""
     if not isinstance(annotation, str):
         return annotation
-    scope: dict[str, Any] = dict(vars(sys.modules[cls.__module__]))
-    # A class made inside a function sees the function's names; typing.get_type_hints does not.
-    inner: list[dict[str, Any]] = []
-    outer: types.FrameType | None = frame
-    while outer is not None and outer.f_code.co_name != "<module>" and len(inner) < 4:
-        inner.append(dict(outer.f_locals))
-        outer = outer.f_back
-    for names in reversed(inner):
-        scope.update(names)
-    return eval(annotation, scope)
+    # From the class statement outwards through the bodies of classes to the function that they
+    # stand in, whose local names typing.get_type_hints does not see. Further out are only callers.
+    scopes = [frame]
+    while not scopes[-1].f_code.co_flags & inspect.CO_OPTIMIZED and scopes[-1].f_back is not None:
+        if scopes[-1].f_locals is scopes[-1].f_globals:
+            break
+        scopes.append(scopes[-1].f_back)
+    names: dict[str, Any] = dict(frame.f_globals)
+    for scope in reversed(scopes):
+        names.update(scope.f_locals)
+    return eval(annotation, names)
 
 
 def _convert(value: object, to: Any) -> object:
     if isinstance(value, range):
         value = tuple(value)
-    return msgspec.convert(value, to, builtin_types=_BUFFERS)
+    converted = msgspec.convert(value, to, builtin_types=_BUFFERS)
+    if isinstance(converted, type):
+        # msgspec takes any class for type[X].
+        wanted = [typing.get_args(one)[0] for one in _parts(to) if typing.get_origin(one) is type]
+        if wanted and not any(one is Any or issubclass(converted, one) for one in wanted):
+            raise ValueError
+    return converted
 
 
 def _convert_text(value: Text, to: Any) -> object:
     """Text from a command line as the type that the parameter has.
 
     Tried in this order: the text itself, JSON (`[7000, 7001]`, `{"certfile": "a.pem"}`), and a
-    list with commas (`7000,7001`).
+    list with commas (`7000,7001`). Bytes are the text in UTF-8.
     """
     text = str(value)
-    if to is bool and text.lower() in ("yes", "on"):
+    parts = _parts(to)
+    if bool in parts and text.lower() in ("yes", "on"):
         return True
-    if to is bool and text.lower() in ("no", "off"):
+    if bool in parts and text.lower() in ("no", "off"):
         return False
+    if types.NoneType in parts and str not in parts and text.lower() == "none":
+        return None
+    if set(_BUFFERS) & set(parts):
+        return _convert(text.encode(), to)
     try:
-        return msgspec.convert(text, to, strict=False)
+        return _convert_leniently(text, to)
     except msgspec.ValidationError as first:
         try:
-            return msgspec.convert(json.loads(text), to, strict=False)
-        except (ValueError, msgspec.ValidationError):
+            return _convert_leniently(json.loads(text), to)
+        except (ValueError, RecursionError):
             pass
+        words = [one.strip() for one in text.split(",")] if text.strip() else []
         try:
-            return msgspec.convert([one.strip() for one in text.split(",")], to, strict=False)
+            return _convert_leniently(words, to)
         except msgspec.ValidationError:
             raise first from None
 
 
-def _type_words(of: Any) -> str:
-    """A type in the words that an error or a table shows."""
-    if of is None or of is types.NoneType:
+def _convert_leniently(value: object, to: Any) -> object:
+    # Leniently, msgspec reads bytes within a list or a mapping from base64, whatever it is told.
+    return _convert(value, to) if _mentions_bytes(to) else msgspec.convert(value, to, strict=False)
+
+
+def _parts(of: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type itself."""
+    if typing.get_origin(of) is typing.Annotated:
+        return _parts(typing.get_args(of)[0])
+    if typing.get_origin(of) in (typing.Union, types.UnionType):
+        return tuple(part for one in typing.get_args(of) for part in _parts(one))
+    return (of,)
+
+
+def _plain(of: Any) -> Any:
+    """The type without what it holds: dict for dict[str, int]."""
+    return typing.get_origin(of) or of
+
+
+def _mentions_bytes(of: Any) -> bool:
+    return of in _BUFFERS or any(_mentions_bytes(one) for one in typing.get_args(of))
+
+
+def _type_words(of: Any, inside: bool = False) -> str:
+    """A type in the words that an error or a table shows.
+
+    Args:
+        of: the type.
+        inside: also what a tuple, a list or a mapping holds, as an error needs it.
+    """
+    parts = _parts(of)
+    if len(parts) > 1:
+        return " | ".join(_type_words(one, inside) for one in parts)
+    of = next(iter(parts))
+    if of is types.NoneType:
         return "None"
     if of is Any:
         return "object"
-    origin = typing.get_origin(of)
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(_type_words(one) for one in typing.get_args(of))
-    if origin is typing.Annotated:
-        return _type_words(typing.get_args(of)[0])
+    origin, held = typing.get_origin(of), typing.get_args(of)
     if origin is typing.Literal:
-        return " | ".join(repr(one) for one in typing.get_args(of))
+        return " | ".join(repr(one) for one in held)
     if origin is type:
-        return "gclass"
-    return str(getattr(origin or of, "__name__", of))
+        return f"type[{_type_words(held[0])}]"
+    words = str(getattr(origin or of, "__name__", of))
+    if inside and held:
+        held = tuple(one for one in held if one is not Ellipsis)
+        words += " of " + " and ".join(_type_words(one, inside) for one in held)
+    return words
 
 
 def _table_word(one: Param) -> str:
@@ -409,26 +501,41 @@ def _table_word(one: Param) -> str:
     A parameter that takes an object, which no settings file can hold, shows the type of its
     default: the page of GServerSock says `subscriber`, `None`.
     """
-    parts = typing.get_args(one.type)
-    if any(isinstance(part, type) and part.__module__ != "builtins" for part in parts):
+    parts = _parts(one.type)
+    if len(parts) > 1 and any(
+        isinstance(part, type) and part.__module__ != "builtins" for part in parts
+    ):
         return "None" if one.default is None else type(one.default).__name__
     return _type_words(one.type)
 
 
 def _shown(value: object) -> str:
     """A value for an error's sentence; not the inside of a mapping, which may hold a passphrase."""
-    kind = type(value).__name__
+    if value is None:
+        return "None"
     if isinstance(value, Text):
-        return f"the text {str(value)!r}"
-    if value is None or isinstance(value, (bool, int, float)):
-        return f"{value!r}" if value is None else f"{value!r} ({kind})"
-    if isinstance(value, (str, bytes, tuple, list)):
-        text = repr(value)
-        return f"{text if len(text) <= 60 else text[:57] + '...'} ({kind})"
-    return f"a {kind}"
+        return f"the text {_cut(repr(str(value)))}"
+    if isinstance(value, (bool, int, float, str, bytes)):
+        return f"{_cut(repr(value))} ({type(value).__name__})"
+    if isinstance(value, (tuple, list)) and all(
+        one is None or isinstance(one, (bool, int, float, str, bytes)) for one in value
+    ):
+        return f"{_cut(repr(value))} ({type(value).__name__})"
+    return _kind(value)
 
 
-def _report(owner: str, faults: list[str]) -> str:
+def _kind(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    name = "None" if value is None else type(value).__name__
+    return name if value is None else f"an {name}" if name[0] in "aeiouAEIOU" else f"a {name}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _report(owner: str, faults: Sequence[str]) -> str:
     if len(faults) == 1:
         return f"{owner}: {faults[0]}"
     return f"{owner}: {len(faults)} faults\n" + "\n".join(f"  {fault}" for fault in faults)

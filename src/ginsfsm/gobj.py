@@ -1,10 +1,11 @@
 """GObj: an object of the tree, whose behaviour is a machine and whose speech is events.
 
 Life. `create_gobj` validates the parameters, puts the gobj into the tree, subscribes its parent (or
-the gobj in its parameter `subscriber`) to its output events, calls `start_up` and enters the initial
-state. Events that arrive during `start_up` are delivered in the initial state. `destroy_gobj` marks
-it destroyed first, so that from then on it takes and sends nothing; then its children go, last
-made first, its timers, tasks and subscriptions, then `go_out` is called, and it leaves the tree.
+the gobj in its parameter `subscriber`) to its output events, calls `start_up` and enters the
+initial state. Events that arrive during `start_up` are delivered in the initial state.
+`destroy_gobj` marks it destroyed first, so that from then on it takes and sends nothing; then its
+children go, last made first, its timers, tasks and subscriptions, then `go_out` is called, and it
+leaves the tree.
 
 Delivery. `send_event` is a look-up and a call. Everything that can make a delivery special (a
 destination or an event given by name, a destroyed gobj at either end, an observer) is found by one
@@ -240,6 +241,7 @@ class GObj:
             raise GObjError(f"create_gobj: expected a gclass, derived from GObj, got {gclass!r}")
         if not isinstance(parent, GObj):
             raise GObjError(f"create_gobj: expected a gobj as the parent, got {parent!r}")
+        gclass = parent.gaplic.gclass_to_make(gclass)
         if name is None:
             name = parent._free_name(gclass)
         parent._check_room_for(name, unique)
@@ -264,7 +266,7 @@ class GObj:
             GConfigError: listing every value that does not fit.
         """
         config = cast(gconfig.Config, self.config)
-        self.__dict__["config"] = config._rewritten(self.path, values)
+        _set_config(self, config._rewritten(self.path, values))
         self.parameters_written(frozenset(values))
 
     def _free_name(self, gclass: type[GObj]) -> str:
@@ -300,7 +302,8 @@ class GObj:
 
         Args:
             destination: a gobj, or the name of a unique one.
-            event: an event object, or its name with the payload as keywords.
+            event: an event object, or its name.
+            **payload: the payload, where the event is given by its name.
 
         Returns:
             What the action returned; None where the event was postponed; `NOT_ACCEPTED` where the
@@ -313,9 +316,9 @@ class GObj:
         """
         if self._watch is None and not payload:
             try:
-                handler = destination._state[event.__class__]
+                handler = destination._state[type(event)]
                 source = event.source
-            except (AttributeError, KeyError):
+            except (AttributeError, KeyError, TypeError):
                 return self._send(destination, event, payload)
             if source is not self:
                 if source is None:
@@ -392,10 +395,7 @@ class GObj:
             if not (one.subscriber is target and one.event is kind)
         )
         if kind is None and not post:
-            # Shared by all that the subscriber hears this way: a connection pays for none.
-            mine = target._as_subscriber
-            if mine is None:
-                mine = target._as_subscriber = (Subscription(None, target, False),)
+            mine = target._hears_all()
         else:
             mine = (Subscription(kind, target, post),)
         self._subscriptions = others + mine if others else mine
@@ -499,6 +499,7 @@ class GObj:
         """Send an event, of `outputs` and without another's source, to its subscribers.
 
         Args:
+            event: what to send.
             contain: what to do with an exception; without it the first one is raised at the end.
         """
         event.source = self
@@ -518,15 +519,15 @@ class GObj:
             subscriber = one.subscriber
             if subscriber in told or not one.wants(kind):
                 continue
-            if one not in self._subscriptions and not self.destroyed:
+            now = self._subscriptions
+            if now is not subscriptions and one not in now and not self.destroyed:
                 # It was deleted by a subscriber before it. Where this gobj was destroyed instead,
                 # the others still learn of the event that was on its way.
                 continue
             told.add(subscriber)
             try:
                 if one.post:
-                    self.gaplic.post(subscriber, event)
-                    taken += 1
+                    taken += self.gaplic.post(subscriber, event)
                 elif subscriber._take(event) is not NOT_ACCEPTED:
                     taken += 1
             except Exception as error:
@@ -560,6 +561,13 @@ class GObj:
                         self.gaplic.contain(error, subscriber, event)
                         return 1
         return self._publish(event, self.gaplic.contain)
+
+    def _hears_all(self) -> tuple[Subscription]:
+        """The subscription of this gobj to every event of somebody; one object for all of them."""
+        mine = self._as_subscriber
+        if mine is None:
+            mine = self._as_subscriber = (Subscription(None, self, False),)
+        return mine
 
     def _asks(self, event: type[Event]) -> bool:
         """Whether any subscriber has this event in some state."""
@@ -638,13 +646,23 @@ def _make(
         if gobj._watch is not None:
             gaplic.observed(Created(gobj))
         if gobj.outputs:
-            gobj.subscribe_event(None, getattr(config, "subscriber", None) or parent)
+            subscriber = getattr(config, "subscriber", None)
+            if subscriber is None:
+                gobj._subscriptions = parent._hears_all()
+            else:
+                gobj.subscribe_event(None, subscriber)
         gobj.start_up()
         enter_initial(gobj)
     except BaseException:
         _destroy(gobj)
         raise
     return gobj
+
+
+def _set_config(gobj: GObj, config: gconfig.Config) -> None:
+    # The nested class has the name for type checkers. Not through __dict__: touching that makes
+    # Python build the dictionary, and every attribute of every action is twice as slow from then.
+    gobj.config = config  # type: ignore[assignment]
 
 
 def _init(
@@ -654,7 +672,7 @@ def _init(
     gobj.parent = cast(GObj, parent)
     gobj.gaplic = gaplic
     gobj.destroyed = False
-    gobj.__dict__["config"] = config
+    _set_config(gobj, config)
     machine = gobj.compiled
     gobj._state = machine.initial
     gobj._entered = False
@@ -683,9 +701,10 @@ def _destroy(gobj: GObj) -> None:
     if gobj._children:
         for child in reversed(list(gobj._children.values())):
             _destroy(child)
-    for timer in gobj._afters:
-        timer.cancel()
-    gobj._afters = ()
+    if gobj._afters:
+        for timer in gobj._afters:
+            timer.cancel()
+        gobj._afters = ()
     if gobj._tasks:
         for task in list(gobj._tasks):
             task.cancel()
@@ -701,17 +720,20 @@ def _destroy(gobj: GObj) -> None:
                 one for one in publisher._subscriptions if one.subscriber is not gobj
             )
         gobj._publishers = None
+    # It holds this gobj, which would then wait for the garbage collector.
+    gobj._as_subscriber = None
     try:
         gobj.go_out()
-    except Exception:
-        logger.exception("%s: go_out failed; the destruction goes on", gobj.path)
-        gaplic.contained_errors += 1
-    if gobj._unique:
-        gaplic.forget_unique(gobj)
-    siblings = None if gobj.parent is None else gobj.parent._children
-    if siblings is not None and siblings.get(gobj.name) is gobj:
-        del siblings[gobj.name]
-    gaplic.observed(Destroyed(gobj))
+    except Exception as error:
+        gaplic.contain(error, gobj, None, "go_out")
+    finally:
+        if gobj._unique:
+            gaplic.forget_unique(gobj)
+        siblings = None if gobj.parent is None else gobj.parent._children
+        if siblings is not None and siblings.get(gobj.name) is gobj:
+            del siblings[gobj.name]
+        if gaplic.observer is not None:
+            gaplic.observed(Destroyed(gobj))
 
 
 GObj.compiled = compile_machine(GObj, (), __file__, 1)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import select
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -53,7 +54,8 @@ class Poller:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._in_batch = False
-        self._deferred: list[Callable[[], None]] = []
+        self._deferred: deque[Callable[[], None]] = deque()
+        self._run_due = False
 
     def register(self, fd: int, handler: Handler, mask: int) -> None:
         """Watch a descriptor for `READ`, `WRITE` or both, from now until `unregister`."""
@@ -74,8 +76,7 @@ class Poller:
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """The loop runs: be called by it."""
         self._loop = loop
-        if self._deferred:
-            loop.call_soon(self._run_deferred)
+        self._schedule_deferred()
 
     def close(self) -> None:
         """The loop need not call any more; give back the descriptor. Idempotent."""
@@ -84,19 +85,34 @@ class Poller:
 
     def defer(self, callback: Callable[[], None]) -> None:
         """Call back at the end of the batch that runs now, or of the turn of the loop."""
-        if not self._deferred and not self._in_batch and self._loop is not None:
-            self._loop.call_soon(self._run_deferred)
         self._deferred.append(callback)
+        if not self._in_batch:
+            self._schedule_deferred()
+
+    def _schedule_deferred(self) -> None:
+        if self._deferred and not self._run_due and self._loop is not None:
+            self._run_due = True
+            self._loop.call_soon(self._run_scheduled)
+
+    def _run_scheduled(self) -> None:
+        self._run_due = False
+        self._run_deferred()
 
     def _run_deferred(self) -> None:
-        # What these calls defer in their turn waits for the next round, so none starves the loop.
-        batch, self._deferred = self._deferred, []
-        for callback in batch:
-            try:
-                callback()
-            except Exception:
-                # A callback contains what its user raises; this is a fault of our own.
-                logger.exception("a deferred call failed: %r", callback)
+        # What these calls defer in their turn waits for the next turn, so none starves the loop.
+        try:
+            for _ in range(len(self._deferred)):
+                if not self._deferred:
+                    # One of them ended the gaplic.
+                    break
+                callback = self._deferred.popleft()
+                try:
+                    callback()
+                except Exception:
+                    # A callback contains what its user raises; this is a fault of our own.
+                    logger.exception("a deferred call failed: %r", callback)
+        finally:
+            self._schedule_deferred()
 
     def _run_batch(self, ready: list[tuple[Handler | None, int]]) -> None:
         self._in_batch = True
@@ -111,8 +127,6 @@ class Poller:
             self._in_batch = False
             if self._deferred:
                 self._run_deferred()
-                if self._deferred and self._loop is not None:
-                    self._loop.call_soon(self._run_deferred)
 
 
 class EpollPoller(Poller):
@@ -167,6 +181,7 @@ class LoopPoller(Poller):
     def __init__(self) -> None:
         super().__init__()
         self._handlers: dict[int, tuple[Handler, int]] = {}
+        self._errors: Any = None
 
     def register(self, fd: int, handler: Handler, mask: int) -> None:
         """See `Poller`."""
@@ -192,6 +207,8 @@ class LoopPoller(Poller):
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """See `Poller`."""
         super().attach(loop)
+        if not isinstance(loop, asyncio.SelectorEventLoop) and hasattr(select, "poll"):
+            self._errors = select.poll()
         for fd, (_, mask) in self._handlers.items():
             self._watch(loop, fd, 0, mask)
 
@@ -218,4 +235,21 @@ class LoopPoller(Poller):
     def _ready(self, fd: int, mask: int) -> None:
         found = self._handlers.get(fd)
         if found is not None and found[1] & mask:
+            if self._errors is not None and self._loop is not None and self._has_failed(fd):
+                self._loop.call_soon(self._watch_again, fd)
             self._run_batch([(found[0], mask)])
+
+    def _has_failed(self, fd: int) -> bool:
+        self._errors.register(fd, 0)
+        try:
+            return any(events & select.POLLERR for _, events in self._errors.poll(0))
+        finally:
+            self._errors.unregister(fd)
+
+    def _watch_again(self, fd: int) -> None:
+        # libuv gives up a descriptor that has an error: uvloop calls back once more and never
+        # again, though there may be input left to read, and the error after it.
+        found = self._handlers.get(fd)
+        if found is not None and self._loop is not None:
+            self._watch(self._loop, fd, found[1], 0)
+            self._watch(self._loop, fd, 0, found[1])

@@ -24,6 +24,7 @@ So in an action the next state is already set, and if the action raises, the new
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import sys
 import types
@@ -116,10 +117,11 @@ class Row:
         self.kind = kind
         self.event = event
         self.action = action
-        self.next_state = next_state
+        # A name that is no text is no state's, and may not be hashable: its text is none either.
+        self.next_state = None if next_state is None else _state_name(next_state)
         self.seconds = seconds
         self.when = when
-        self.may = (may,) if isinstance(may, str) else tuple(may)
+        self.may = (may,) if isinstance(may, str) else tuple(map(_state_name, may))
         # Two frames up is the gclass's body: __init__, then on() or its like, then the table.
         frame = sys._getframe(2)
         self.file = frame.f_code.co_filename
@@ -173,9 +175,9 @@ def after(
     """When the state has lasted so long: run this action, go to that state.
 
     Args:
-        seconds: a number, or the name of a parameter that holds it. Zero or less disables the row.
-            The time starts when the state is entered and dies when it is left; a row that stays
-            in the state does not start it again.
+        seconds: a number, or the name of a parameter that holds it. Zero or less, and infinity,
+            disable the row. The time starts when the state is entered and dies when it is left; a
+            row that stays in the state does not start it again.
         action: called as `action(self)`; None does nothing.
         next_state: the state to go to first; None stays.
         may: the states to which the action may go with `set_new_state`.
@@ -229,12 +231,6 @@ class State(dict[type[Event], Handler]):
         self.hooked = any(row.kind != "on" for row in rows)
         """Whether a change to or from this state has more to do than to set it."""
 
-    # States are told apart, never compared by their rows.
-    __hash__ = object.__hash__  # type: ignore[assignment]
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
     def __repr__(self) -> str:
         return f"<state {self.name}>"
 
@@ -282,16 +278,29 @@ class Machine:
 class Postponed:
     """The postponed events of one gobj, and how deep in deliveries it is."""
 
-    __slots__ = ("changed", "depth", "queue", "retried", "retrying")
+    __slots__ = ("again", "depth", "queue", "retrying", "ripe")
 
     def __init__(self) -> None:
         self.queue: deque[Event] = deque()
+        self.ripe = 0
+        """How many of the queue, from its left, were postponed before the state last changed."""
         self.depth = 0
-        self.changed = False
-        """The state has changed since the queue was last retried."""
         self.retrying: Event | None = None
-        self.retried: list[Event] = []
-        """Events that the retry under way postponed again; they are the oldest."""
+        self.again: list[Event] = []
+        """What the retry under way postponed again; older than all in the queue."""
+
+    def __len__(self) -> int:
+        return len(self.queue) + len(self.again)
+
+    def state_changed(self) -> None:
+        """From now on all that are kept may be retried."""
+        self.put_back()
+        self.ripe = len(self.queue)
+
+    def put_back(self) -> None:
+        """The round is over; what it has postponed again stands where it stood."""
+        self.queue.extendleft(reversed(self.again))
+        self.again.clear()
 
 
 # -- running ---------------------------------------------------------------------------------------
@@ -306,7 +315,12 @@ def change_state(gobj: GObj, new: State) -> None:
     if new is old or gobj.destroyed:
         return
     if old.leave is not None and gobj._entered:
-        old.leave(gobj)
+        # It is being left: a change of state that the action itself causes must not leave it again.
+        gobj._entered = False
+        try:
+            old.leave(gobj)
+        finally:
+            gobj._entered = True
         if gobj._state is not old:
             # The action changed the state itself, or destroyed the gobj: go on from there.
             change_state(gobj, new)
@@ -317,7 +331,7 @@ def change_state(gobj: GObj, new: State) -> None:
     gobj._state = new
     gobj._entered = True
     if gobj._postponed is not None:
-        gobj._postponed.changed = True
+        gobj._postponed.state_changed()
     if gobj._watch is not None:
         gobj._watch.observed(Transition(gobj, old.name, new.name))
     _enter(gobj, new)
@@ -345,7 +359,8 @@ def _enter(gobj: GObj, state: State) -> None:
             gobj._afters = tuple(
                 gaplic.start_after(gobj, row, seconds)
                 for row in state.afters
-                if (seconds := row.seconds_for(gobj)) > 0
+                # A parameter may say "never" by an infinity, which no loop takes.
+                if 0 < (seconds := row.seconds_for(gobj)) < math.inf
             )
 
 
@@ -358,10 +373,10 @@ def _postpone(gobj: GObj, event: Event) -> None:
     kept = gobj._postponed
     assert kept is not None
     if event is kept.retrying:
-        kept.retried.append(event)
+        kept.again.append(event)
         return
     limit = gobj.gaplic.config.max_postponed_events
-    if len(kept.queue) >= limit:
+    if len(kept) >= limit:
         raise EventError(
             f"{gobj.path} in {gobj.state} has {limit} postponed events and cannot postpone "
             f"{type(event).__name__}; let the state change, or raise max_postponed_events"
@@ -384,6 +399,8 @@ def _changing(action: Handler, target: State, old: State) -> Handler:
                 gobj._state = target
             else:
                 change_state(gobj, target)
+                if gobj.destroyed:
+                    return None
             return action(gobj, event)
 
     return run
@@ -427,7 +444,7 @@ def _retrying(handler: Callable[..., Any]) -> Callable[..., Any]:
             return handler(gobj, *event)
         finally:
             kept.depth -= 1
-            if kept.depth == 0 and kept.changed:
+            if kept.depth == 0 and kept.ripe:
                 _retry(gobj, kept)
 
     return run
@@ -440,25 +457,16 @@ def _retry(gobj: GObj, kept: Postponed) -> None:
     """
     kept.depth += 1
     try:
-        while kept.changed and kept.queue and not gobj.destroyed:
-            kept.changed = False
-            waiting, kept.queue = kept.queue, deque()
-            try:
-                while waiting and not kept.changed and not gobj.destroyed:
-                    kept.retrying = waiting.popleft()
-                    gobj._take(kept.retrying)
-            except BaseException:
-                # The event that raised is spent; the others keep their chance.
-                kept.changed = True
-                raise
-            finally:
-                kept.retrying = None
-                kept.queue = deque((*kept.retried, *waiting, *kept.queue))
-                kept.retried.clear()
-        if not kept.queue:
-            kept.changed = False
+        while kept.ripe and not gobj.destroyed:
+            kept.ripe -= 1
+            kept.retrying = kept.queue.popleft()
+            gobj._take(kept.retrying)
     finally:
         kept.depth -= 1
+        kept.retrying = None
+        # One that raised is spent; the rest of the round comes when the next delivery ends.
+        if not kept.ripe:
+            kept.put_back()
 
 
 # -- compiling -------------------------------------------------------------------------------------
@@ -538,26 +546,27 @@ def _checked_table(cls: type[GObj], faults: _Faults) -> dict[str, list[Row]]:
 
 
 def _check_rows(cls: type[GObj], table: dict[str, list[Row]], faults: _Faults) -> None:
+    may = {target for rows in table.values() for row in rows for target in row.may}
     for state, rows in table.items():
-        settled: dict[Any, Row] = {}
+        # An action may go on to another state when its row has brought the gobj here.
+        left = may.union(*(_targets(row) for row in rows)) - {state}
+        settled: dict[object, Row] = {}
         for row in rows:
-            earlier = settled.get(row.event if row.kind == "on" else row.kind)
+            taken = row.event if row.kind == "on" and _is_event(row.event) else row.kind
+            earlier = settled.get(taken)
             if earlier is not None:
                 faults.row(
                     row,
                     state,
-                    f"can never fire: line {earlier.line} takes {_taken(row)} without a guard"
+                    f"can never fire: line {earlier.line} takes {_name(row.event)} without a guard"
                     if row.kind == "on"
                     else f"can never fire: line {earlier.line} is the {row.kind} of this state",
                 )
-            elif row.kind in ("enter", "leave") or (row.kind == "on" and row.when is None):
-                settled[row.event if row.kind == "on" else row.kind] = row
-            _check_row(cls, row, state, table, faults)
-        for row in rows:
-            if row.kind == "leave" and not any(
-                target != state for one in rows for target in _targets(one)
-            ):
+            elif row.kind in ("enter", "leave") or (_is_event(taken) and row.when is None):
+                settled[taken] = row
+            if row.kind == "leave" and not left:
                 faults.row(row, state, "can never fire: no row goes out of this state")
+            _check_row(cls, row, state, table, faults)
 
 
 def _check_row(
@@ -565,9 +574,10 @@ def _check_row(
 ) -> None:
     for target in _targets(row):
         if target not in table:
-            faults.row(row, state, f"there is no state {target!r}{nearest(str(target), table)}")
-    if row.kind == "on" and not (isinstance(row.event, type) and issubclass(row.event, Event)):
-        faults.row(row, state, f"expected an event class, got {row.event!r}")
+            faults.row(row, state, f"there is no state {target!r}{nearest(target, table)}")
+    if row.kind == "on" and not _is_event(row.event):
+        hint = "; events are told apart by their exact class" if row.event is Event else ""
+        faults.row(row, state, f"expected a class derived from Event, got {_name(row.event)}{hint}")
         return
     if row.kind == "after":
         _check_seconds(cls, row, state, faults)
@@ -589,14 +599,18 @@ def _check_row(
         _check_call(cls, row.when, row, state, faults, "guard")
 
 
+_SECONDS: Final = {int, float, types.NoneType}
+"""What the type of a parameter may be made of that an `after` row names."""
+
+
 def _check_seconds(cls: type[GObj], row: Row, state: str, faults: _Faults) -> None:
     seconds = row.seconds
     if isinstance(seconds, str):
-        params = cls.config._params
+        params = getattr(cls.config, "_params", {})
         declared = params.get(seconds)
         if declared is None:
             faults.row(row, state, f"there is no parameter {seconds!r}{nearest(seconds, params)}")
-        elif not isinstance(declared.default, (int, float, types.NoneType)):
+        elif not set(typing.get_args(declared.type) or (declared.type,)) <= _SECONDS:
             faults.row(row, state, f"the parameter {seconds!r} holds no number of seconds")
     elif isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds != seconds:
         faults.row(row, state, f"expected seconds or the name of a parameter, got {seconds!r}")
@@ -610,12 +624,19 @@ def _check_call(
     if not callable(function):
         faults.row(row, state, f"expected a method as the {word}, got {given!r}")
         return
-    if inspect.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         faults.row(
             row,
             state,
-            f"the {word} {_name(given)} is a coroutine function; an {word} runs at "
-            "once: start the coroutine with self.spawn(...)",
+            f"the {word} {_name(given)} is a coroutine function and would never run; "
+            "write it with def, and start a coroutine from it with self.spawn(...)" + _at(function),
+        )
+        return
+    if inspect.isgeneratorfunction(function):
+        faults.row(
+            row,
+            state,
+            f"the {word} {_name(given)} has a yield, so calling it does nothing" + _at(function),
         )
         return
     wanted = ("self", "event") if row.kind == "on" else ("self",)
@@ -653,7 +674,7 @@ def _event_annotation(function: Any, signature: inspect.Signature) -> tuple[type
         return ()
     annotation = parameters[1].annotation
     if isinstance(annotation, str):
-        scope = getattr(function, "__globals__", {})
+        scope = getattr(inspect.unwrap(function), "__globals__", {})
         found = [scope.get(word.strip()) for word in annotation.split("|")]
     else:
         found = list(typing.get_args(annotation) or (annotation,))
@@ -690,9 +711,12 @@ def _check_events(cls: type[GObj], table: dict[str, list[Row]], faults: _Faults)
         for row in rows
         if row.kind == "on"
     ]
-    used += [(event, None, "outputs") for event in cls.outputs]
+    if isinstance(cls.outputs, (list, tuple)):
+        used += [(event, None, "outputs") for event in cls.outputs]
+    else:
+        faults.at(None, f"outputs: expected a list of event classes, got {cls.outputs!r}")
     for event, place, where in used:
-        if not (isinstance(event, type) and issubclass(event, Event)):
+        if not _is_event(event):
             if where == "outputs":
                 faults.at(None, f"outputs: expected event classes, got {event!r}")
             continue
@@ -716,14 +740,10 @@ def _check_unused_actions(cls: type[GObj], table: dict[str, list[Row]], faults: 
     body = cls.__dict__
     if "machine" not in body:
         return
-    used = {
-        _name(action)
-        for rows in table.values()
-        for row in rows
-        for action in (row.action, row.when)
-    }
+    rows_of_all = [row for rows in table.values() for row in rows]
+    used = [_bound(cls, given) for row in rows_of_all for given in (row.action, row.when)]
     for name, value in body.items():
-        if name.startswith("ac_") and inspect.isfunction(value) and name not in used:
+        if name.startswith("ac_") and inspect.isfunction(value) and value not in used:
             code = value.__code__
             faults.at(
                 (code.co_filename, code.co_firstlineno),
@@ -732,13 +752,13 @@ def _check_unused_actions(cls: type[GObj], table: dict[str, list[Row]], faults: 
 
 
 def _check_config(cls: type[GObj], bases: Iterable[type[GObj]], faults: _Faults) -> None:
-    for base in bases:
-        if not (isinstance(cls.config, type) and issubclass(cls.config, base.config)):
-            faults.at(
-                None,
-                f"config: must derive from the base's; write "
-                f"`class config({base.__name__}.config):`",
-            )
+    configs = {base.config: f"{base.__name__}.config" for base in bases}
+    if not (isinstance(cls.config, type) and all(issubclass(cls.config, one) for one in configs)):
+        faults.at(
+            None,
+            "config: must derive from the config of every base; write "
+            f"`class config({', '.join(configs.values())}):`",
+        )
 
 
 def _compiled(cls: type[GObj], table: dict[str, list[Row]]) -> Machine:
@@ -812,9 +832,11 @@ def _bound(cls: type[GObj], function: Any) -> Any:
     A table names its actions; a subclass that inherits the table and overrides an action gets its
     own. A function that is no method of the class, such as a lambda, is taken as it is.
     """
-    name = getattr(function, "__name__", None)
-    if name is not None and any(base.__dict__.get(name) is function for base in cls.__mro__):
-        return getattr(cls, name)
+    if function is not None:
+        for base in cls.__mro__:
+            for name, value in base.__dict__.items():
+                if value is function:
+                    return getattr(cls, name)
     return function
 
 
@@ -822,8 +844,13 @@ def _targets(row: Row) -> tuple[str, ...]:
     return row.may if row.next_state is None else (row.next_state, *row.may)
 
 
-def _taken(row: Row) -> str:
-    return _name(row.event)
+def _state_name(given: object) -> str:
+    return given if isinstance(given, str) else str(given)
+
+
+def _is_event(given: object) -> bool:
+    """A class that an event can have. `Event` itself is no message, and rows match exactly."""
+    return isinstance(given, type) and issubclass(given, Event) and given is not Event
 
 
 def _name(of: Any) -> str:
@@ -837,5 +864,8 @@ def _at(function: Any) -> str:
 
 def _short(file: str) -> str:
     """The path as a person would type it from where the program runs."""
-    here = os.getcwd() + os.sep
-    return file.removeprefix(here)
+    try:
+        return file.removeprefix(os.getcwd() + os.sep)
+    except FileNotFoundError:
+        # The working directory has been removed.
+        return file

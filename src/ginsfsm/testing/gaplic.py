@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from ginsfsm.errors import GObjError
 from ginsfsm.event import Event
 from ginsfsm.gaplic import GAplic
-from ginsfsm.gobj import GObj
+from ginsfsm.gobj import G, GObj
 from ginsfsm.inspection import Failed, Observation, Observer
 from ginsfsm.testing.clock import ManualClock
 from ginsfsm.testing.record import Record
@@ -44,7 +44,7 @@ class ManualGAplic(GAplic):
     ) -> None:
         self.clock = ManualClock()
         self.record = Record()
-        self._expected: list[Failed] = []
+        self._unexpected: list[Failed] = []
         self._replaced: dict[type[GObj], type[StandIn]] = {}
         self._second_observer: Observer | None = None
         super().__init__(name, settings, clock=self.clock)
@@ -80,9 +80,9 @@ class ManualGAplic(GAplic):
         """
         self._replaced[gclass] = stand_in_for(gclass)
 
-    def gclass_to_make(self, gclass: type[GObj]) -> type[GObj]:
+    def gclass_to_make(self, gclass: type[G]) -> type[G]:
         """See `GAplic`."""
-        return self._replaced.get(gclass, gclass)
+        return cast(type[G], self._replaced.get(gclass, gclass))
 
     # -- time --------------------------------------------------------------------------------------
 
@@ -103,9 +103,7 @@ class ManualGAplic(GAplic):
         """
         self.clock.advance(seconds, between=self._turns)
 
-    def finish(
-        self, gobj: GObj, result: object = None, error: BaseException | None = None
-    ) -> None:
+    def finish(self, gobj: GObj, result: object = None, error: BaseException | None = None) -> None:
         """End the oldest coroutine that a gobj has spawned, with this result or error.
 
         The coroutine is closed without having run, and its gobj gets the `done` event.
@@ -137,19 +135,19 @@ class ManualGAplic(GAplic):
         Yields:
             A list that holds, after the block, what was contained.
         """
-        before = len(self.record.failures())
+        before = len(self._unexpected)
         caught: list[Failed] = []
         yield caught
-        new = self.record.failures()[before:]
+        new = self._unexpected[before:]
         caught += [one for one in new if isinstance(one.error, kind)]
         if not caught:
-            others = ", ".join(repr(one.error) for one in new) or "nothing was contained"
-            raise AssertionError(f"expected a contained {kind.__name__}: {others}")
-        self._expected += caught
+            others = ", ".join(repr(one.error) for one in new) or "nothing"
+            raise AssertionError(f"expected a contained {kind.__name__}; contained was {others}")
+        self._unexpected[before:] = [one for one in new if not isinstance(one.error, kind)]
 
     def check_failures(self) -> None:
         """Assert that no exception was contained but those that were expected."""
-        failures = [one for one in self.record.failures() if one not in self._expected]
+        failures = self._unexpected
         if failures:
             lines = [
                 f"  {one.gobj.path} in {one.state}"
@@ -158,11 +156,13 @@ class ManualGAplic(GAplic):
                 for one in failures
             ]
             raise AssertionError(
-                "\n".join([f"{len(failures)} exceptions reached an edge of the loop:", *lines])
+                "\n".join(["contained at an edge of the loop, and not expected:", *lines])
             ) from failures[0].error
 
     def _note(self, observation: Observation) -> None:
         self.record(observation)
+        if isinstance(observation, Failed):
+            self._unexpected.append(observation)
         if self._second_observer is not None:
             self._second_observer(observation)
 

@@ -42,9 +42,7 @@ class Record:
         """Forget everything, so that what comes next stands alone."""
         self.observations.clear()
 
-    def sent(
-        self, expected: E | type[E], *, to: GObj | None = None, by: GObj | None = None
-    ) -> E:
+    def sent(self, expected: E | type[E], *, to: GObj | None = None, by: GObj | None = None) -> E:
         """Assert that this event was sent, and return the first one that was."""
         for one in self._deliveries(to, by):
             if _fits(one.event, expected):
@@ -100,9 +98,7 @@ class Record:
     def states(self, gobj: GObj) -> list[str]:
         """The states that a gobj went to, oldest first; not the one that it began in."""
         return [
-            one.new
-            for one in self.observations
-            if isinstance(one, Transition) and one.gobj is gobj
+            one.new for one in self.observations if isinstance(one, Transition) and one.gobj is gobj
         ]
 
     def failures(self) -> list[Failed]:
