@@ -30,7 +30,7 @@ from ginsfsm.c_srv_sock import GServerSock
 
 E = TypeVar("E", bound=Event)
 
-DEADLINE = 2.0
+DEADLINE = 10.0
 """Seconds for what takes milliseconds; past it the test has failed."""
 
 RESET = struct.pack("ii", 1, 0)

@@ -19,7 +19,7 @@ import pytest
 
 from conftest import RunAsync
 from ginsfsm import Event, GAplic, GConfigError, GObj, GObjError, on
-from ginsfsm.c_sock import EV_CONNECTED, EV_DISCONNECTED, EV_DROP, EV_RX_DATA, EV_SEND_DATA, GSock
+from ginsfsm.c_sock import EV_CONNECTED, EV_DISCONNECTED, EV_RX_DATA, EV_SEND_DATA, GSock
 from ginsfsm.c_srv_sock import ACCEPTS_PER_TURN, EPISODE, GServerSock
 from servers import (
     DEADLINE,
@@ -56,7 +56,7 @@ def listeners(server: GServerSock) -> list[socket.socket]:
     return [one.sock for one in server._listeners]
 
 
-def accepted_socket(gsock: GSock) -> socket.socket:
+def accepted_socket(gsock: GSock) -> Any:
     assert gsock._sock is not None
     return gsock._sock
 
@@ -326,6 +326,14 @@ class TestParameters:
         run_async(main)
 
 
+class EV_OPEN(Event):
+    """Take connections."""
+
+
+class EV_SHUT(Event):
+    """Take none."""
+
+
 class Door(GObj):
     """Takes connections in ST_OPEN only, and not those that its guard turns away."""
 
@@ -345,12 +353,12 @@ class Door(GObj):
 
     machine = {
         "ST_SHUT": [
-            on(EV_SEND_DATA, None, "ST_OPEN"),
+            on(EV_OPEN, None, "ST_OPEN"),
             on(EV_RX_DATA, ac_keep),
             on(EV_DISCONNECTED, ac_gone),
         ],
         "ST_OPEN": [
-            on(EV_DROP, None, "ST_SHUT"),
+            on(EV_SHUT, None, "ST_SHUT"),
             on(EV_CONNECTED, ac_keep, when=is_wanted),
             on(EV_RX_DATA, ac_keep),
             on(EV_DISCONNECTED, ac_gone),
@@ -370,12 +378,12 @@ class TestDoor:
                 with connect(server) as client:
                     assert await read_to_end(client) == b""
                 assert (server.ledger.refused, server.ledger.accepted) == (1, 0)
-                app.send_event(door, EV_SEND_DATA(b""))
+                app.send_event(door, EV_OPEN())
                 with connect(server) as client:
                     await until(lambda: door.heard)
                     assert server.config.n_gsocks == 1
                     # The door shuts behind those who are in.
-                    app.send_event(door, EV_DROP())
+                    app.send_event(door, EV_SHUT())
                     await write(client, b"x")
                     await until(lambda: len(door.heard) == 2)
                 await until(lambda: len(door.heard) == 3)
@@ -390,7 +398,7 @@ class TestDoor:
 
     def test_shut_by_a_guard(self, app: GAplic, run_async: RunAsync) -> None:
         door = app.create_gobj("door", Door, app)
-        app.send_event(door, EV_SEND_DATA(b""))
+        app.send_event(door, EV_OPEN())
         server = serve(door)
 
         async def main() -> None:

@@ -51,7 +51,6 @@ STAY = 30
 PIECE = bytes(32 * 1024)
 ANSWER = 3 * PIECE
 TX_MAX = 64 * 1024
-CLOSE_TIMEOUT = 0.25
 
 RESET = struct.pack("ii", 1, 0)
 IP_BIND_ADDRESS_NO_PORT = 24
@@ -120,7 +119,11 @@ class Owner(GObj):
                 self.send_event(gsock, EV_SEND_DATA(ANSWER))
             case "the owner drops it":
                 self.send_event(gsock, EV_DROP())
-            case "the owner drops it while much is queued" | "the time to close is over":
+            case "the owner drops it while much is queued":
+                self.send_event(gsock, EV_SEND_DATA(ANSWER))
+                self.send_event(gsock, EV_DROP())
+            case "the time to close is over":
+                gsock.write_parameters(close_timeout=0.25)
                 self.send_event(gsock, EV_SEND_DATA(ANSWER))
                 self.send_event(gsock, EV_DROP())
             case "the owner aborts it":
@@ -218,7 +221,7 @@ class Churn:
         if servers:
             port = servers[-1].config.port
             self.app.destroy_gobj(servers[-1])
-        server = serve(self.owner, port=port, tx_max=TX_MAX, close_timeout=CLOSE_TIMEOUT)
+        server = serve(self.owner, port=port, tx_max=TX_MAX, close_timeout=60.0)
         for listener in server._listeners:
             # So that little fits in the kernel, and much is queued soon.
             listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

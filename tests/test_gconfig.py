@@ -10,7 +10,8 @@ import pytest
 
 import gconfig_with_text_annotations as text_annotations
 from ginsfsm import Event, GAplic, GConfigError, GObj, param
-from ginsfsm.gconfig import Config, Text, load_settings, settings_from, statistic
+from ginsfsm.gconfig import Config, Text, statistic
+from ginsfsm.settings import load_settings, settings_from
 
 
 class Device:

@@ -262,6 +262,18 @@ def test_an_interrupt_in_go_out_does_not_keep_the_gobj_in_the_tree(app: GAplic) 
     node(app, "x", unique=True)
 
 
+def test_a_callback_that_a_gobj_forgot_to_cancel_does_not_come_when_it_is_dead() -> None:
+    called: list[str] = []
+    with ManualGAplic() as app:
+        gobj = app.create_gobj("x", Node, app)
+        app.call_later(gobj, 1, lambda: called.append("alive"))
+        app.call_later(gobj, 2, lambda: called.append("dead"))
+        app.advance(1)
+        app.destroy_gobj(gobj)
+        app.advance(1)
+    assert called == ["alive"]
+
+
 async def never() -> None:
     raise AssertionError("it ran")
 

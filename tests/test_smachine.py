@@ -23,7 +23,8 @@ from ginsfsm import (
     on,
     param,
 )
-from ginsfsm.smachine import NotAccepted, Row
+from ginsfsm.row import Row
+from ginsfsm.smachine import NotAccepted
 from ginsfsm.testing import ManualClock
 
 
@@ -819,6 +820,51 @@ def test_a_guard_that_raises_changes_nothing(app: GAplic) -> None:
     assert gate.state == "ST_A"
     app.send_event(gate, EV_A(1))
     assert gate.state == "ST_B"
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_gobj_that_dies_in_its_guard_runs_nothing_more(app: GAplic, answer: bool) -> None:
+    class Gate(Logged):
+        def dies(self, event: EV_A) -> bool:
+            self.note("dies")
+            self.destroy_gobj(self)
+            return answer
+
+        def next_guard(self, event: EV_A) -> bool:
+            self.note("next guard")
+            return True
+
+        def ac_take(self, event: EV_A) -> str:
+            self.note("action")
+            return "taken"
+
+        machine = {
+            "ST_A": [
+                on(EV_A, ac_take, when=dies),
+                on(EV_A, ac_take, when=next_guard),
+                on(EV_A, ac_take),
+            ]
+        }
+
+    gate = app.create_gobj("gate", Gate, app)
+    assert app.send_event(gate, EV_A()) is NOT_ACCEPTED
+    assert gate.log == ["dies in A"]
+    # As with any event to a destroyed gobj: nobody had to have a row for it.
+    assert app.refused_events == 0
+
+
+def test_a_gobj_that_dies_in_the_guard_of_a_postponed_event_keeps_nothing(app: GAplic) -> None:
+    class Gate(GObj):
+        def dies(self, event: EV_A) -> bool:
+            self.destroy_gobj(self)
+            return True
+
+        machine = {"ST_A": [on(EV_A, POSTPONE, when=dies)]}
+
+    gate = app.create_gobj("gate", Gate, app)
+    assert app.send_event(gate, EV_A()) is NOT_ACCEPTED
+    assert gate._postponed is not None
+    assert len(gate._postponed) == 0
 
 
 # after

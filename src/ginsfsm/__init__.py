@@ -12,7 +12,8 @@ from ginsfsm.event import Event
 from ginsfsm.gaplic import GAplic
 from ginsfsm.gconfig import param
 from ginsfsm.gobj import GObj
-from ginsfsm.smachine import NOT_ACCEPTED, POSTPONE, after, enter, leave, on
+from ginsfsm.row import POSTPONE, after, enter, leave, on
+from ginsfsm.smachine import NOT_ACCEPTED
 
 __all__ = [
     "NOT_ACCEPTED",

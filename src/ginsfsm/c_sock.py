@@ -52,7 +52,7 @@ from ginsfsm.net.addresses import format_address
 from ginsfsm.net.ledger import Ledger
 from ginsfsm.net.unacknowledged import is_acknowledged
 from ginsfsm.poller import READ, WRITE
-from ginsfsm.smachine import after, on
+from ginsfsm.row import after, on
 
 if TYPE_CHECKING:
     from ginsfsm.task import Task

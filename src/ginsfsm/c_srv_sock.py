@@ -34,7 +34,7 @@ from ginsfsm.gobj import GObj, _destroy, _make
 from ginsfsm.net.addresses import ListenError, format_address, listen
 from ginsfsm.net.ledger import Ledger
 from ginsfsm.poller import READ
-from ginsfsm.smachine import after, enter, leave, on
+from ginsfsm.row import after, enter, leave, on
 
 __all__ = ["GServerSock"]
 

@@ -20,7 +20,7 @@ from ginsfsm.errors import EventError, GConfigError
 from ginsfsm.event import Event
 from ginsfsm.gconfig import param
 from ginsfsm.gobj import GObj
-from ginsfsm.smachine import on
+from ginsfsm.row import on
 
 if TYPE_CHECKING:
     from ginsfsm.clock import TimerHandle

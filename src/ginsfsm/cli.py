@@ -29,9 +29,10 @@ from typing import TypeGuard
 
 from ginsfsm.errors import GConfigError, GinsfsmError, MachineError, nearest
 from ginsfsm.gaplic import GAplic
-from ginsfsm.gconfig import Text, load_settings
+from ginsfsm.gconfig import Text
 from ginsfsm.gobj import GObj
 from ginsfsm.net.addresses import ListenError
+from ginsfsm.settings import load_settings
 
 __all__ = ["main"]
 

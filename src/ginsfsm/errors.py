@@ -51,7 +51,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
         ``"; did you mean 'port'?"``, or ``"; known: host, port"``, or ``"; there are none"``.
     """
     names = list(known)
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    # Compared without what all events, or all states, begin with: else any two look alike.
+    bare = {_bare(one): one for one in reversed(names)}
+    close = difflib.get_close_matches(_bare(str(name)), bare, n=1, cutoff=0.6)
     if close:
-        return f"; did you mean {close[0]!r}?"
+        return f"; did you mean {bare[close[0]]!r}?"
     return f"; known: {', '.join(names)}" if names else "; there are none"
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("EV_").removeprefix("ST_")

@@ -30,10 +30,11 @@ from typing import Any, ClassVar, Final, Self, cast, overload
 from ginsfsm.clock import Clock, LoopClock, TimerHandle
 from ginsfsm.errors import EventError, GConfigError, GObjError, nearest
 from ginsfsm.event import Event
-from ginsfsm.gconfig import Config, load_settings, param, settings_from
+from ginsfsm.gconfig import Config, param
 from ginsfsm.gobj import G, GObj, _destroy, _event_for, _gclasses, _init
 from ginsfsm.inspection import Failed, Observation, Observer
 from ginsfsm.poller import EpollPoller, LoopPoller, Poller
+from ginsfsm.settings import load_settings, settings_from
 from ginsfsm.smachine import After
 from ginsfsm.task import Task, check_done
 
@@ -100,6 +101,7 @@ class GAplic(GObj):
         self._pid = os.getpid()
         self._thread = 0
         self._stop = asyncio.Event()
+        self._stopping = False
         self._unique_gobjs: dict[str, GObj] = {}
         self._posted: deque[tuple[GObj, Event]] = deque()
         self._delivery_due = False
@@ -134,8 +136,13 @@ class GAplic(GObj):
 
     def stop(self) -> None:
         """Let `start` or `serve` end; they destroy the tree. May be called from any thread."""
+        # Written before the loop is read, as `_begin` reads it after it has written the loop: so a
+        # stop from another thread is not lost while the loop is just beginning.
+        self._stopping = True
         loop = self._loop
-        if loop is None or threading.get_ident() == self._thread:
+        if loop is None:
+            return
+        if threading.get_ident() == self._thread:
             self._stop.set()
             return
         try:
@@ -223,6 +230,8 @@ class GAplic(GObj):
         for task in list(self._all_tasks):
             task.start(loop)
         self._schedule_delivery()
+        if self._stopping:
+            self._stop.set()
 
     async def _end(self) -> None:
         if self._pid != os.getpid():

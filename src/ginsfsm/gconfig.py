@@ -10,43 +10,31 @@ validation in `create_gobj`, the rows of `config.table()`, and what the document
 
 When the class is created each `param` is replaced by its default, so `config.port` on the class is
 the default and a gobj's own `config` object stores only the values that differ from it.
+
+A value is converted by itself, since msgspec would stop at the first wrong one of several: so all
+that is wrong, with a declaration or with the values for one gobj, stands in one error.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-import json
-import os
 import sys
-import tomllib
 import types
-import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Self, TypeVar, cast
 
 import msgspec
 
+from ginsfsm.convert import Text, convert, members, plain, shown, type_words
 from ginsfsm.errors import GConfigError, nearest
 
-__all__ = ["Config", "Text", "load_settings", "param", "statistic"]
+__all__ = ["Config", "Param", "Statistic", "Text", "param", "statistic"]
 
 T = TypeVar("T")
 
 _RESERVED: Final = frozenset({"self", "name", "gclass", "parent", "unique", "table"})
 """Words that `create_gobj` and `Config` keep for themselves."""
-
-_BUFFERS: Final = (bytes, bytearray, memoryview)
-"""Types that msgspec would otherwise read from base64 text; a str is no bytes here."""
-
-
-class Text(str):
-    """A value that came as text, from a command line: it is converted leniently.
-
-    `"7001"` becomes an int where the parameter is one; a plain `str` never does.
-    """
-
-    __slots__ = ()
 
 
 class Param:
@@ -75,7 +63,7 @@ class Param:
         """What a legal value is, for an error's sentence: `int from 0 to 65535`."""
         if self.choices is not None:
             return "one of " + ", ".join(repr(choice) for choice in self.choices)
-        words = _type_words(self.type, inside=True)
+        words = type_words(self.type, inside=True)
         if self.ge is not None and self.le is not None:
             return f"{words} from {self.ge} to {self.le}"
         if self.ge is not None:
@@ -91,11 +79,7 @@ class Param:
             ValueError: when it does not fit; the sentence says what was given and expected.
         """
         try:
-            converted = (
-                _convert_text(value, self.type)
-                if isinstance(value, Text)
-                else _convert(value, self.type)
-            )
+            converted = convert(value, self.type)
         except (msgspec.ValidationError, ValueError) as error:
             where = str(error).partition(" - at ")[2]
             raise ValueError(
@@ -113,8 +97,8 @@ class Param:
         found: list[str] = []
         if not isinstance(self.description, str) or not self.description.strip():
             found.append("give a description, one sentence for the documentation")
-        if (self.ge, self.le) != (None, None) and not {int, float} & set(_parts(self.type)):
-            found.append(f"ge and le limit a number; its type is {_type_words(self.type)}")
+        if (self.ge, self.le) != (None, None) and not {int, float} & set(members(self.type)):
+            found.append(f"ge and le limit a number; its type is {type_words(self.type)}")
         if not all(
             limit is None or isinstance(limit, (int, float)) for limit in (self.ge, self.le)
         ):
@@ -127,8 +111,8 @@ class Param:
 
     def _given(self, value: object) -> str:
         # A mapping given as text may hold a passphrase as well as one given as a mapping.
-        hidden = isinstance(value, str) and dict in map(_plain, _parts(self.type))
-        return f"a text of {len(str(value))} characters" if hidden else _shown(value)
+        hidden = isinstance(value, str) and dict in map(plain, members(self.type))
+        return f"a text of {len(str(value))} characters" if hidden else shown(value)
 
     def _in_range(self, number: float) -> bool:
         # Written so that a NaN, which compares with nothing, is out of every range.
@@ -305,44 +289,6 @@ class Statistic:
         return self._default if read is None else read()
 
 
-def load_settings(path: str | os.PathLike[str]) -> dict[str, dict[str, object]]:
-    """Settings from a TOML file: a table for each gobj or gclass name.
-
-    Raises:
-        GConfigError: when the file cannot be read, is no TOML, or is not made of tables.
-    """
-    where = os.fspath(path)
-    try:
-        with open(where, "rb") as file:
-            found = tomllib.load(file)
-    except OSError as error:
-        raise GConfigError(f"settings file {where!r} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise GConfigError(f"settings file {where!r} is not valid TOML: {error}") from error
-    return settings_from(found, f"settings file {where!r}")
-
-
-def settings_from(given: Mapping[str, object], origin: str) -> dict[str, dict[str, object]]:
-    """Settings as `{name: {parameter: value}}`; an entry `"echo.port": 7001` is taken as well.
-
-    Raises:
-        GConfigError: for an entry of another form.
-    """
-    settings: dict[str, dict[str, object]] = {}
-    for key, value in given.items():
-        name, _, parameter = str(key).rpartition(".")
-        if isinstance(value, Mapping) and isinstance(key, str):
-            settings.setdefault(key, {}).update(value)
-        elif name and parameter:
-            settings.setdefault(name, {})[parameter] = value
-        else:
-            raise GConfigError(
-                f"{origin}: {key}: expected a table of parameters under the name of a gobj or a "
-                f"gclass, such as [echo] with port = 7001, got {_kind(value)}"
-            )
-    return settings
-
-
 def _declared(cls: type[Config], frame: types.FrameType) -> tuple[dict[str, Param], list[str]]:
     """The parameters that a config class declares in its own body, and what is wrong with them."""
     declared: dict[str, Param] = {}
@@ -403,136 +349,18 @@ def _resolved(annotation: Any, frame: types.FrameType) -> Any:
     return eval(annotation, names)
 
 
-def _convert(value: object, to: Any) -> object:
-    if isinstance(value, range):
-        value = tuple(value)
-    converted = msgspec.convert(value, to, builtin_types=_BUFFERS)
-    if isinstance(converted, type):
-        # msgspec takes any class for type[X].
-        wanted = [typing.get_args(one)[0] for one in _parts(to) if typing.get_origin(one) is type]
-        if wanted and not any(one is Any or issubclass(converted, one) for one in wanted):
-            raise ValueError
-    return converted
-
-
-def _convert_text(value: Text, to: Any) -> object:
-    """Text from a command line as the type that the parameter has.
-
-    Tried in this order: the text itself, JSON (`[7000, 7001]`, `{"certfile": "a.pem"}`), and a
-    list with commas (`7000,7001`). Bytes are the text in UTF-8.
-    """
-    text = str(value)
-    parts = _parts(to)
-    if bool in parts and text.lower() in ("yes", "on"):
-        return True
-    if bool in parts and text.lower() in ("no", "off"):
-        return False
-    if types.NoneType in parts and str not in parts and text.lower() == "none":
-        return None
-    if set(_BUFFERS) & set(parts):
-        return _convert(text.encode(), to)
-    try:
-        return _convert_leniently(text, to)
-    except msgspec.ValidationError as first:
-        try:
-            return _convert_leniently(json.loads(text), to)
-        except (ValueError, RecursionError):
-            pass
-        words = [one.strip() for one in text.split(",")] if text.strip() else []
-        try:
-            return _convert_leniently(words, to)
-        except msgspec.ValidationError:
-            raise first from None
-
-
-def _convert_leniently(value: object, to: Any) -> object:
-    # Leniently, msgspec reads bytes within a list or a mapping from base64, whatever it is told.
-    return _convert(value, to) if _mentions_bytes(to) else msgspec.convert(value, to, strict=False)
-
-
-def _parts(of: Any) -> tuple[Any, ...]:
-    """The members of a union, or the type itself."""
-    if typing.get_origin(of) is typing.Annotated:
-        return _parts(typing.get_args(of)[0])
-    if typing.get_origin(of) in (typing.Union, types.UnionType):
-        return tuple(part for one in typing.get_args(of) for part in _parts(one))
-    return (of,)
-
-
-def _plain(of: Any) -> Any:
-    """The type without what it holds: dict for dict[str, int]."""
-    return typing.get_origin(of) or of
-
-
-def _mentions_bytes(of: Any) -> bool:
-    return of in _BUFFERS or any(_mentions_bytes(one) for one in typing.get_args(of))
-
-
-def _type_words(of: Any, inside: bool = False) -> str:
-    """A type in the words that an error or a table shows.
-
-    Args:
-        of: the type.
-        inside: also what a tuple, a list or a mapping holds, as an error needs it.
-    """
-    parts = _parts(of)
-    if len(parts) > 1:
-        return " | ".join(_type_words(one, inside) for one in parts)
-    of = next(iter(parts))
-    if of is types.NoneType:
-        return "None"
-    if of is Any:
-        return "object"
-    origin, held = typing.get_origin(of), typing.get_args(of)
-    if origin is typing.Literal:
-        return " | ".join(repr(one) for one in held)
-    if origin is type:
-        return f"type[{_type_words(held[0])}]"
-    words = str(getattr(origin or of, "__name__", of))
-    if inside and held:
-        held = tuple(one for one in held if one is not Ellipsis)
-        words += " of " + " and ".join(_type_words(one, inside) for one in held)
-    return words
-
-
 def _table_word(one: Param) -> str:
     """The type as a table prints it.
 
     A parameter that takes an object, which no settings file can hold, shows the type of its
     default: the page of GServerSock says `subscriber`, `None`.
     """
-    parts = _parts(one.type)
+    parts = members(one.type)
     if len(parts) > 1 and any(
         isinstance(part, type) and part.__module__ != "builtins" for part in parts
     ):
         return "None" if one.default is None else type(one.default).__name__
-    return _type_words(one.type)
-
-
-def _shown(value: object) -> str:
-    """A value for an error's sentence; not the inside of a mapping, which may hold a passphrase."""
-    if value is None:
-        return "None"
-    if isinstance(value, Text):
-        return f"the text {_cut(repr(str(value)))}"
-    if isinstance(value, (bool, int, float, str, bytes)):
-        return f"{_cut(repr(value))} ({type(value).__name__})"
-    if isinstance(value, (tuple, list)) and all(
-        one is None or isinstance(one, (bool, int, float, str, bytes)) for one in value
-    ):
-        return f"{_cut(repr(value))} ({type(value).__name__})"
-    return _kind(value)
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    name = "None" if value is None else type(value).__name__
-    return name if value is None else f"an {name}" if name[0] in "aeiouAEIOU" else f"a {name}"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
+    return type_words(one.type)
 
 
 def _report(owner: str, faults: Sequence[str]) -> str:

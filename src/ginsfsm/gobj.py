@@ -25,11 +25,11 @@ from ginsfsm import gconfig
 from ginsfsm.errors import EventError, GObjError, MachineError, StateError, nearest
 from ginsfsm.event import Event
 from ginsfsm.inspection import Created, Delivered, Destroyed, Refused
+from ginsfsm.row import Row
 from ginsfsm.smachine import (
     NOT_ACCEPTED,
     Machine,
     Postponed,
-    Row,
     State,
     change_state,
     compile_machine,
@@ -191,7 +191,11 @@ class GObj:
 
     @property
     def children(self) -> Mapping[str, GObj]:
-        """The gobjs below this one, by name, in the order in which they were made; read-only."""
+        """The gobjs below this one, by name, in the order in which they were made; read-only.
+
+        It is a view, not a copy: a loop that destroys children goes over
+        `list(self.children.values())`.
+        """
         return _NO_CHILDREN if self._children is None else MappingProxyType(self._children)
 
     @property

@@ -7,6 +7,7 @@ it holds, and what it is there for.
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -966,8 +967,6 @@ def test_15_the_tree_may_be_built_before_the_loop_runs(run_async: RunAsync) -> N
 def test_15_other_threads_enter_only_by_post_event_threadsafe_and_all_runs_in_one(
     run_async: RunAsync,
 ) -> None:
-    import threading
-
     async def main() -> None:
         async with GAplic("app") as app:
             gobj = probe(app, "x")

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 from ginsfsm.errors import GObjError
 from ginsfsm.event import Event
 from ginsfsm.gobj import GObj
-from ginsfsm.smachine import Row, on
+from ginsfsm.row import Row, on
 
 __all__ = ["StandIn", "make_stand_in", "stand_in_for"]
 
