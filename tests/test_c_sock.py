@@ -54,11 +54,6 @@ from sockets import (
 ROLES = ["client", "accepted"]
 
 
-def needs_input_after_a_reset(loop_kind: str, poller: str) -> None:
-    if loop_kind == "uvloop" and poller == "loop":
-        pytest.xfail("LoopPoller under uvloop reads once only after a reset")
-
-
 each_role = pytest.mark.parametrize("role", ROLES)
 each_poller = pytest.mark.parametrize("poller", POLLERS)
 
@@ -192,11 +187,9 @@ def test_ev_disconnected_comes_exactly_once_if_ev_connected_came(
 @each_role
 @pytest.mark.parametrize("kind", [EV_CONNECTED, EV_RX_DATA, EV_RX_END, EV_DISCONNECTED])
 def test_no_ev_disconnected_when_the_owner_destroyed_the_gsock_first(
-    run_async: RunAsync, loop_kind: str, role: str, poller: str, kind: type
+    run_async: RunAsync, role: str, poller: str, kind: type
 ) -> None:
     """Destroyed in the action on each of its events, with more input waiting."""
-    if kind is EV_DISCONNECTED:
-        needs_input_after_a_reset(loop_kind, poller)
 
     async def work() -> None:
         async with gaplic(poller) as app:
@@ -1624,14 +1617,10 @@ def test_the_error_for_text_says_what_to_do(run_async: RunAsync) -> None:
 )
 def test_an_action_that_raises_ends_that_connection_and_no_other(
     run_async: RunAsync,
-    loop_kind: str,
     poller: str,
     kind: type,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    if kind is EV_DISCONNECTED:
-        needs_input_after_a_reset(loop_kind, poller)
-
     async def work() -> None:
         async with gaplic(poller) as app:
             owner = make_owner(app)

@@ -1070,3 +1070,25 @@ def test_a_process_without_descriptors_loses_no_client_and_costs_nothing(
 
 if __name__ == "__main__":
     run_with_few_descriptors(*sys.argv[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("host", "127.0.0.2"),
+        ("port", 1),
+        ("ports", (1,)),
+        ("use_multi_ports", True),
+        ("backlog", 5),
+    ],
+)
+def test_where_it_listens_cannot_be_written_while_it_listens(
+    app: GAplic, name: str, value: object
+) -> None:
+    keeper = app.create_gobj("keeper", Keeper, app)
+    server = serve(keeper)
+    before = getattr(server.config, name)
+    with pytest.raises(GConfigError, match=f"{name}: cannot change while the server listens"):
+        server.write_parameters(**{name: value, "tx_max": 5})
+    assert getattr(server.config, name) == before
+    assert server.config.tx_max != 5

@@ -156,7 +156,7 @@ async def check_quiet(batches: Callable[[], int]) -> None:
     """For a while nothing is called and no processor time goes by."""
     await turns()
     calls, processor, begin = batches(), time.process_time(), time.monotonic()
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(0.1)
     spent = (time.process_time() - processor) / (time.monotonic() - begin)
     assert batches() - calls <= 1
     assert spent < 0.5
@@ -168,7 +168,6 @@ async def check_quiet(batches: Callable[[], int]) -> None:
 @pytest.mark.parametrize("queued", [False, True])
 def test_a_paused_connection_whose_peer_is_gone_does_not_spin(
     run_async: RunAsync,
-    loop_kind: str,
     batches: Callable[[], int],
     poller: str,
     role: str,
@@ -186,8 +185,6 @@ def test_a_paused_connection_whose_peer_is_gone_does_not_spin(
             await check_quiet(batches)
             assert not owner.received()
             assert not owner.ended()
-            if loop_kind == "uvloop" and poller == "loop" and gone != "end":
-                pytest.xfail("LoopPoller under uvloop reads once only after a reset")
             owner.tell(gsock, EV_RESUME_RX())
             if gone == "end" and queued:
                 await wait_for(lambda: gsock.state == "ST_CLOSING")
@@ -195,7 +192,6 @@ def test_a_paused_connection_whose_peer_is_gone_does_not_spin(
                 owner.tell(gsock, EV_DROP(abort=True))
             await wait_for(owner.ended)
             assert owner.received() == b"last words"
-            await check_quiet(batches)
 
     run_async(work)
 

@@ -66,6 +66,12 @@ EPISODE: Final = 1.0
 lets one more in and then there is no room again; that is no news."""
 
 
+FIXED: Final = frozenset(
+    {"subscriber", "host", "port", "ports", "use_multi_ports", "ssl_options", "backlog"}
+)
+"""Parameters that say where and for whom the server listens, which is settled in `start_up`."""
+
+
 class EV_LISTEN(Event):
     """The sockets are bound and listen."""
 
@@ -206,6 +212,12 @@ class GServerSock(GSock):
 
     def parameters_written(self, names: frozenset[str]) -> None:
         """What concerns connections holds for those accepted from now on."""
+        fixed = sorted(names & FIXED)
+        if fixed:
+            raise GConfigError(
+                f"{self.path}: {', '.join(fixed)}: cannot change while the server listens; "
+                "destroy it and make it again, its connections live on"
+            )
         self._children_config = self._config_of_children()
         for listener in self._listeners:
             set_options(listener.sock, self.config)

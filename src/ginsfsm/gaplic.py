@@ -28,13 +28,13 @@ from types import TracebackType
 from typing import Any, ClassVar, Final, Self, cast, overload
 
 from ginsfsm.clock import Clock, LoopClock, TimerHandle
-from ginsfsm.errors import EventError, GConfigError, GObjError, nearest
+from ginsfsm.errors import EventError, GObjError, nearest
 from ginsfsm.event import Event
 from ginsfsm.gconfig import Config, param
 from ginsfsm.gobj import G, GObj, _destroy, _event_for, _gclasses, _init
 from ginsfsm.inspection import Failed, Observation, Observer
 from ginsfsm.poller import EpollPoller, LoopPoller, Poller
-from ginsfsm.settings import load_settings, settings_from
+from ginsfsm.settings import Settings
 from ginsfsm.smachine import After
 from ginsfsm.task import Task, check_done
 
@@ -89,7 +89,7 @@ class GAplic(GObj):
     ) -> None:
         if not isinstance(name, str) or not name or "/" in name:
             raise GObjError(f"GAplic: expected a name without a slash, got {name!r}")
-        self._settings = _read_settings(settings)
+        self._settings = Settings(settings)
         self.observer: Observer | None = None
         self.depth = 0
         self.refused_events = 0
@@ -221,7 +221,10 @@ class GAplic(GObj):
                 f"the gaplic {self.name} was made in process {self._pid} and cannot run in its "
                 f"fork {os.getpid()}; make it after the fork, or start processes by exec"
             )
-        self._check_settings()
+        self._settings.check(
+            {gobj.name for gobj in self.walk()},
+            {name: [one.config for one in found] for name, found in _gclasses.items()},
+        )
         self._loop = loop
         self._thread = threading.get_ident()
         self._clock.start(loop)
@@ -561,55 +564,8 @@ class GAplic(GObj):
         self, gclass: type[GObj], name: str, path: str, given: Mapping[str, object]
     ) -> Config:
         """The parameters of a gobj that is being made, with the settings that match it."""
-        sources: list[tuple[str, Mapping[str, object]]] = [("", given)]
-        sources += [
-            (f"the settings of {key!r}", self._settings[key])
-            for key in dict.fromkeys((gclass.__name__, name))
-            if key in self._settings
-        ]
+        sources = [("", given), *self._settings.matching(gclass.__name__, name)]
         return gclass.config._build(f"{path} ({gclass.__name__})", *sources)
-
-    def _check_settings(self) -> None:
-        """Every setting must match a gclass that is loaded or a gobj that lives."""
-        if not self._settings:
-            return
-        alive = {gobj.name for gobj in self.walk()}
-        faults: list[str] = []
-        for name, values in self._settings.items():
-            gclasses = _gclasses.get(name, [])
-            misfits: list[str] = []
-            for gclass in gclasses:
-                # Also where none has been made yet: one that is made later must not fail by it.
-                try:
-                    gclass.config._build(name, ("the settings", values))
-                except GConfigError as error:
-                    misfits.append(str(error))
-            if misfits and len(misfits) == len(gclasses):
-                # Modules may have gclasses of one name; that the settings fit one is enough here.
-                faults += dict.fromkeys(misfits)
-            if not gclasses and name not in alive:
-                faults.append(
-                    f"{name!r} ({', '.join(values)}) matches no gobj and no gclass"
-                    f"{nearest(name, sorted(alive | set(_gclasses)))}"
-                )
-        if faults:
-            raise GConfigError(
-                "\n  ".join(["settings:", *faults]) if len(faults) > 1 else f"settings: {faults[0]}"
-            )
-
-
-def _read_settings(
-    given: Mapping[str, Any] | str | os.PathLike[str] | None,
-) -> dict[str, dict[str, object]]:
-    if given is None:
-        return {}
-    if isinstance(given, Mapping):
-        return settings_from(given, "settings")
-    if isinstance(given, (str, os.PathLike)):
-        return load_settings(given)
-    raise GConfigError(
-        f"settings: expected a mapping or the path of a TOML file, got {type(given).__name__}"
-    )
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

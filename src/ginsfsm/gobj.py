@@ -176,7 +176,7 @@ class GObj:
         """Called once when the gobj is being destroyed; give back here what start_up took."""
 
     def parameters_written(self, names: frozenset[str]) -> None:
-        """Called after `write_parameters` with the names of what was written."""
+        """Called by `write_parameters` with the names of what was written; may raise to refuse."""
 
     # -- what it is --------------------------------------------------------------------------------
 
@@ -268,10 +268,15 @@ class GObj:
 
         Raises:
             GConfigError: listing every value that does not fit.
+            Exception: whatever `parameters_written` raises; the old values stand again.
         """
-        config = cast(gconfig.Config, self.config)
-        _set_config(self, config._rewritten(self.path, values))
-        self.parameters_written(frozenset(values))
+        before = cast(gconfig.Config, self.config)
+        _set_config(self, before._rewritten(self.path, values))
+        try:
+            self.parameters_written(frozenset(values))
+        except BaseException:
+            _set_config(self, before)
+            raise
 
     def _free_name(self, gclass: type[GObj]) -> str:
         taken = self._children or {}

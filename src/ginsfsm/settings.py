@@ -6,19 +6,86 @@ They come as a TOML file with a table for each name::
     port = 7001
 
 or as a mapping, where `"echo.port": 7001` says the same. Both become `{name: {parameter: value}}`.
-Whether the names and the values are right is seen when a gobj is created with them.
+They win over the parameters that the code gives, those under a gobj's name over those under its
+gclass's. A value is checked when a gobj is made with it. A name is checked when the loop starts: by
+then a gclass of that name must have been loaded, or a gobj of that name must live.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ginsfsm.convert import kind
-from ginsfsm.errors import GConfigError
+from ginsfsm.errors import GConfigError, nearest
+from ginsfsm.gconfig import Config
 
-__all__ = ["load_settings", "settings_from"]
+__all__ = ["Settings", "load_settings", "settings_from"]
+
+
+class Settings:
+    """The settings of one gaplic.
+
+    Args:
+        given: a mapping, the path of a TOML file, or None for no settings.
+
+    Raises:
+        GConfigError: when they are of another form.
+    """
+
+    def __init__(self, given: Mapping[str, object] | str | os.PathLike[str] | None) -> None:
+        if given is None:
+            self._values: dict[str, dict[str, object]] = {}
+        elif isinstance(given, Mapping):
+            self._values = settings_from(given, "settings")
+        elif isinstance(given, (str, os.PathLike)):
+            self._values = load_settings(given)
+        else:
+            raise GConfigError(
+                "settings: expected a mapping or the path of a TOML file, got "
+                f"{type(given).__name__}"
+            )
+
+    def matching(self, gclass: str, gobj: str) -> list[tuple[str, Mapping[str, object]]]:
+        """What a gobj of that gclass and name gets, with where it is from; the last one wins."""
+        return [
+            (f"the settings of {name!r}", self._values[name])
+            for name in dict.fromkeys((gclass, gobj))
+            if name in self._values
+        ]
+
+    def check(self, alive: set[str], gclasses: Mapping[str, Sequence[type[Config]]]) -> None:
+        """See that every name matches something.
+
+        Args:
+            alive: the names of the gobjs.
+            gclasses: the configs of the gclasses that are loaded, by the gclass's name.
+
+        Raises:
+            GConfigError: for each name that matches nothing, and each value that does not fit.
+        """
+        faults: list[str] = []
+        for name, values in self._values.items():
+            configs = gclasses.get(name, ())
+            misfits: list[str] = []
+            for config in configs:
+                # Also where no gobj has been made yet: one that is made later must not fail by it.
+                try:
+                    config._build(name, ("the settings", values))
+                except GConfigError as error:
+                    misfits.append(str(error))
+            if misfits and len(misfits) == len(configs):
+                # Modules may have gclasses of one name; that the settings fit one is enough here.
+                faults += dict.fromkeys(misfits)
+            if not configs and name not in alive:
+                faults.append(
+                    f"{name!r} ({', '.join(values)}) matches no gobj and no gclass"
+                    f"{nearest(name, sorted(alive | set(gclasses)))}"
+                )
+        if faults:
+            joint = "\n  " if len(faults) > 1 else " "
+            raise GConfigError(joint.join(["settings:", *faults]))
 
 
 def load_settings(path: str | os.PathLike[str]) -> dict[str, dict[str, object]]:
