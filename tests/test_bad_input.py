@@ -113,13 +113,19 @@ def test_parameter(
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"use_multi_ports": True}, ["use_multi_ports=True: expected ports to try, got ports=()"]),
+        (
+            {"use_multi_ports": True},
+            ["ports: use_multi_ports=True expects at least one port to try, got ()"],
+        ),
         (
             {"use_multi_ports": True, "ports": (7000, 70_000)},
-            ["ports: expected 0 to 65535, got 70000"],
+            ["ports: expected ports from 0 to 65535, got 70000"],
         ),
-        ({"use_multi_ports": True, "ports": (-1,)}, ["ports: expected 0 to 65535, got -1"]),
-        ({"ports": (65_536,)}, ["ports: expected 0 to 65535, got 65536"]),
+        (
+            {"use_multi_ports": True, "ports": (-1,)},
+            ["ports: expected ports from 0 to 65535, got -1"],
+        ),
+        ({"ports": (65_536,)}, ["ports: expected ports from 0 to 65535, got 65536"]),
     ],
     ids=lambda given: str(given) if isinstance(given, dict) else "",
 )
@@ -310,12 +316,14 @@ class TestCommand:
         check_told_once(done, f"127.0.0.1:{ports[0]}, 127.0.0.1:{ports[1]}: port in use")
 
     def test_no_ports(self, run: Run) -> None:
-        check_told_once(run("owner.many=yes"), "expected ports to try, got ports=()")
+        check_told_once(
+            run("owner.many=yes"), "use_multi_ports=True expects at least one port to try, got ()"
+        )
 
     def test_wrong_port_in_ports(self, run: Run) -> None:
         check_told_once(
             run("owner.ports=7000,70000", "owner.many=yes"),
-            "ports: expected 0 to 65535, got 70000",
+            "ports: expected ports from 0 to 65535, got 70000",
         )
 
     def test_name_that_does_not_resolve(self, run: Run) -> None:

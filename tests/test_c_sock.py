@@ -16,7 +16,7 @@ import aiohappyeyeballs
 import pytest
 
 from conftest import RunAsync
-from ginsfsm import NOT_ACCEPTED, EventError, GAplic, GObj, on
+from ginsfsm import NOT_ACCEPTED, Event, EventError, GAplic, GConfigError, GObj, on
 from ginsfsm.c_sock import (
     EV_CONNECT,
     EV_CONNECT_FAILED,
@@ -652,8 +652,8 @@ def clients_of(server: GServerSock, count: int) -> Iterator[list[Peer]]:
 def fill_the_kernel(owner: Owner, gsock: GSock) -> None:
     """Until it takes no more. Nothing is queued in the gsock then, and it waits to write."""
     owner.tell(gsock, EV_SEND_DATA(bytes(7_000_000)))
-    assert gsock._tx_size
-    gsock._drop_output()
+    assert gsock.queued
+    gsock._tx = None
 
 
 def serve(app: GAplic, owner: Owner, **params: Any) -> GServerSock:
@@ -784,7 +784,7 @@ def test_a_peer_that_does_not_read_is_dropped_with_tx_overflow(
             highest = sent = 0
             while owner.tell(gsock, event(bytes(10_000))) is True:
                 sent += 10_000
-                highest = max(highest, gsock._tx_size)
+                highest = max(highest, gsock.queued)
                 assert sent < 50_000_000
             assert 100_000 < highest <= 110_000
             assert not owner.ended()
@@ -808,7 +808,7 @@ def test_a_peer_that_does_not_read_cannot_eat_the_memory(run_async: RunAsync, si
             fill_the_kernel(owner, gsock)
             tracemalloc.start()
             try:
-                while gsock._tx_size <= tx_max:
+                while gsock.queued <= tx_max:
                     # Each an object of its own, as a real sender's.
                     assert owner.send_event(gsock, EV_SEND_DATA(random.randbytes(size)))
                 peak = tracemalloc.get_traced_memory()[1]
@@ -854,25 +854,25 @@ def test_ev_transmit_ready_comes_exactly_once_for_each_crossing(
             peer,
         ):
             sizes: list[int] = []
-            owner.reactions[EV_TRANSMIT_READY] = lambda _: sizes.append(gsock._tx_size)
+            owner.reactions[EV_TRANSMIT_READY] = lambda _: sizes.append(gsock.queued)
             sent = read = 0
             # Not so much that the mark is passed: nothing comes.
-            while gsock._tx_size < 150_000:
+            while gsock.queued < 150_000:
                 owner.tell(gsock, EV_SEND_DATA(bytes(10_000)))
                 sent += 10_000
             while read < sent:
                 read += len(await peer.read(min(50_000, sent - read)))
-            await wait_for(lambda: not gsock._tx_size)
+            await wait_for(lambda: not gsock.queued)
             await turns()
             assert not sizes
             for crossing in range(1, 6):
-                while gsock._tx_size < 200_000 + 50_000 * crossing:
+                while gsock.queued < 200_000 + 50_000 * crossing:
                     owner.tell(gsock, EV_SEND_DATA(bytes(10_000)))
                     sent += 10_000
                 assert len(sizes) == crossing - 1
                 while read < sent:
                     read += len(await peer.read(min(50_000, sent - read)))
-                await wait_for(lambda: not gsock._tx_size)
+                await wait_for(lambda: not gsock.queued)
                 await turns()
                 assert len(sizes) == crossing
             assert max(sizes) < 50_000
@@ -895,10 +895,10 @@ def test_a_sender_that_heeds_ev_transmit_ready_needs_little_memory(
 
             def pump(_event: object = None) -> None:
                 nonlocal left, highest
-                while left and gsock._tx_size < 200_000:
+                while left and gsock.queued < 200_000:
                     owner.tell(gsock, EV_SEND_DATA(bytes(min(chunk, left))))
                     left -= min(chunk, left)
-                    highest = max(highest, gsock._tx_size)
+                    highest = max(highest, gsock.queued)
 
             owner.reactions[EV_TRANSMIT_READY] = pump
             pump()
@@ -914,14 +914,14 @@ def test_no_ev_transmit_ready_after_the_owner_has_dropped(run_async: RunAsync, r
     """The queue falls under the mark while the last output is flushed, and nobody can send."""
 
     async def work() -> None:
-        async with pair(role, rcvbuf=4096, tx_high_water=1000, tx_low_water=2_000_000) as (
+        async with pair(role, rcvbuf=4096, tx_high_water=2_000_000, tx_low_water=2_000_000) as (
             _,
             owner,
             gsock,
             peer,
         ):
             owner.tell(gsock, EV_SEND_DATA(bytes(9_000_000)))
-            assert gsock._tx_size > 2_000_000
+            assert gsock.queued > 2_000_000
             owner.tell(gsock, EV_DROP())
             data, how = await peer.read_to_end()
             assert (len(data), how) == (9_000_000, "end")
@@ -1031,7 +1031,7 @@ def test_100_mb_through_a_slow_pipe(run_async: RunAsync) -> None:
 
             def pump(_event: object = None) -> None:
                 nonlocal sent
-                while sent < size and gsock._tx_size < 1_000_000:
+                while sent < size and gsock.queued < 1_000_000:
                     begin = dice.randrange(900_000)
                     data = block[
                         begin : begin + min(dice.choice([1, 50, 5000, 99_000]), size - sent)
@@ -1263,7 +1263,7 @@ def test_what_the_peer_sends_after_the_drop_loses_none_of_our_last_bytes(
     async def work() -> None:
         async with pair(role, poller, rcvbuf=4096) as (_, owner, gsock, peer):
             owner.tell(gsock, EV_SEND_DATA(bytes(300_000)))
-            assert gsock._tx_size == 0
+            assert gsock.queued == 0
             owner.tell(gsock, EV_DROP())
             await turns()
             await peer.send(b"a late word")
@@ -1522,7 +1522,7 @@ def test_payloads(
             if queued:
                 before = bytes(6_000_000)
                 owner.tell(gsock, EV_SEND_DATA(before))
-                assert gsock._tx_size
+                assert gsock.queued
             assert owner.tell(gsock, event(given())) is True
             owner.tell(gsock, EV_SEND_DATA(b"|"))
             data = await peer.read(len(before) + len(expected) + 1)
@@ -1567,7 +1567,7 @@ def test_a_view_of_a_large_buffer_does_not_keep_it(run_async: RunAsync) -> None:
             try:
                 for _ in range(50):
                     owner.tell(gsock, EV_SEND_DATA(memoryview(bytes(1_000_000))[:2000]))
-                assert gsock._tx_size > 90_000
+                assert gsock.queued > 90_000
                 assert tracemalloc.get_traced_memory()[0] < 1_000_000
             finally:
                 tracemalloc.stop()
@@ -1924,3 +1924,70 @@ def test_reasons_are_words() -> None:
         "peer", "local", "reset", "timeout", "idle", "tls", "tls_truncated", "tx_overflow",
         "frame", "drained", "error",
     ]  # fmt: skip
+
+
+# -- what the owner cannot know yet ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        EV_SEND_DATA(b"x"),
+        EV_WRITE_OUTPUT_DATA(b"x"),
+        EV_FLUSH_OUTPUT_DATA(),
+        EV_PAUSE_RX(),
+        EV_RESUME_RX(),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+@pytest.mark.parametrize("ending", ["closing", "ended in this turn"])
+def test_what_the_owner_says_before_it_can_know_of_the_end_is_no_mistake(
+    run_async: RunAsync, ending: str, event: Event
+) -> None:
+    async def work() -> None:
+        async with pair(rcvbuf=4096) as (app, owner, gsock, _peer):
+            if ending == "closing":
+                owner.tell(gsock, EV_SEND_DATA(bytes(3_000_000)))
+                owner.tell(gsock, EV_DROP())
+                assert gsock.state == "ST_CLOSING"
+            else:
+                owner.tell(gsock, EV_DROP(abort=True))
+                assert gsock.state == "ST_DISCONNECTED"
+            assert owner.tell(gsock, event) is NOT_ACCEPTED
+            assert app.refused_events == 0
+            owner.tell(gsock, EV_DROP(abort=True))
+            await wait_for(owner.ended)
+            # From now on it knows.
+            assert owner.tell(gsock, event) is NOT_ACCEPTED
+            assert app.refused_events == 1
+
+    run_async(work)
+
+
+def test_a_dropped_peer_that_has_it_all_and_stays_open_keeps_the_connection_no_longer(
+    run_async: RunAsync,
+) -> None:
+    """Not until close_timeout, which is 10 s, although nobody tells when the last byte arrived."""
+
+    async def work() -> None:
+        async with pair(rcvbuf=4096) as (_, owner, gsock, peer):
+            owner.tell(gsock, EV_SEND_DATA(bytes(300_000)))
+            owner.tell(gsock, EV_DROP())
+            assert await peer.read_to_end() == (bytes(300_000), "end")
+            before = time.monotonic()
+            await wait_for(owner.ended)
+            assert owner.reason() == "local"
+            assert time.monotonic() - before < 5
+
+    run_async(work)
+
+
+def test_the_low_water_mark_is_not_above_the_high_one(run_async: RunAsync) -> None:
+    async def work() -> None:
+        async with gaplic() as app:
+            owner = make_owner(app)
+            with pytest.raises(GConfigError, match="tx_low_water: expected at most tx_high_water"):
+                owner.create_gobj("gsock", GSock, owner, tx_low_water=10, tx_high_water=9)
+            assert not owner.children
+
+    run_async(work)

@@ -1078,7 +1078,6 @@ if __name__ == "__main__":
         ("host", "127.0.0.2"),
         ("port", 1),
         ("ports", (1,)),
-        ("use_multi_ports", True),
         ("backlog", 5),
     ],
 )

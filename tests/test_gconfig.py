@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -613,3 +613,24 @@ def test_a_name_of_settings_must_be_text() -> None:
     assert "7: expected a table" in fault_of(
         lambda: settings_from({7: {"port": 1}}, "settings")  # type: ignore[dict-item]
     )
+
+
+def test_a_gclass_may_say_what_is_wrong_between_parameters() -> None:
+    class Range(GObj):
+        class config(GObj.config):
+            low: int = param(0, "the lower end")
+            high: int = param(10, "the upper end")
+
+            def misfits(self) -> Iterator[str]:
+                if self.low > self.high:
+                    yield f"low: expected at most high ({self.high}), got {self.low}"
+
+    app = GAplic("app")
+    with pytest.raises(GConfigError, match=r"low: expected at most high \(10\), got 11"):
+        app.create_gobj("range", Range, app, low=11)
+    assert not app.children
+    range_ = app.create_gobj("range", Range, app, low=11, high=12)
+    with pytest.raises(GConfigError, match=r"low: expected at most high \(5\), got 11"):
+        range_.write_parameters(high=5)
+    assert range_.config.high == 12
+    app.destroy_gobj(app)

@@ -16,7 +16,8 @@ the peer resets while we send, only sending is over: what it had sent before sti
 kernel, and is read to its end.
 
 ST_CLOSING. The owner has dropped the connection, or the peer has ended it, and something is still
-queued for the peer. What it sends meanwhile is thrown away, but it is read: closing a socket with
+queued for the peer. What the owner still says is ignored, since it may not know yet. What the peer
+sends meanwhile is thrown away, but it is read: closing a socket with
 unread input makes the kernel send a reset, which can destroy the last bytes that we sent, and so
 does input that comes after closing. So after the last byte our side is shut down, and where the
 peer is still sending, or has not acknowledged all, we wait for its end, never longer than
@@ -36,10 +37,7 @@ import errno
 import logging
 import socket
 import struct
-from collections import deque
-from collections.abc import Sequence
-from enum import StrEnum
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohappyeyeballs
@@ -48,13 +46,16 @@ from ginsfsm.errors import EventError
 from ginsfsm.event import Event
 from ginsfsm.gconfig import param
 from ginsfsm.gobj import GObj, _destroy
-from ginsfsm.net.addresses import format_address
 from ginsfsm.net.ledger import Ledger
+from ginsfsm.net.output import OutputQueue
+from ginsfsm.net.reason import Reason, reason_of
 from ginsfsm.net.unacknowledged import is_acknowledged
 from ginsfsm.poller import READ, WRITE
 from ginsfsm.row import after, on
+from ginsfsm.smachine import NOT_ACCEPTED, NotAccepted
 
 if TYPE_CHECKING:
+    from ginsfsm.clock import TimerHandle
     from ginsfsm.task import Task
 
 __all__ = [
@@ -80,48 +81,14 @@ logger: Final = logging.getLogger("ginsfsm")
 RX_SIZE: Final = 64 * 1024
 """Bytes asked of one receive. Blocks of 256 KiB go through mmap and take three times as long."""
 
-IOV_SIZE: Final = 256
-"""Pieces given to one gathered send; every system takes so many (Linux 1024)."""
-
-SMALL: Final = 1024
-"""Payloads below this share a block in the output queue. An object of its own for each would take
-up to thirty times the bytes that `tx_max` counts."""
-
-BLOCK: Final = 64 * 1024
-"""A block of small payloads grows to this."""
+LINGER_CHECK: Final = 0.05
+"""Seconds between two looks whether a dropped peer has acknowledged the last bytes."""
 
 HEAD_START: Final = 0.25
 """Seconds before the next address is tried as well; RFC 8305 recommends 250 ms."""
 
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """SO_LINGER for no seconds: closing sends a reset and frees what the kernel still holds."""
-
-
-class Reason(StrEnum):
-    """Why a connection ended, or did not come to be."""
-
-    PEER = "peer"
-    """The peer ended it in order."""
-    LOCAL = "local"
-    """Its owner dropped it."""
-    RESET = "reset"
-    """The peer reset or refused it."""
-    TIMEOUT = "timeout"
-    """The connection was not made, or the last output not taken, in time."""
-    IDLE = "idle"
-    """The peer was silent for too long."""
-    TLS = "tls"
-    """The handshake or a record of TLS failed."""
-    TLS_TRUNCATED = "tls_truncated"
-    """The peer closed without TLS's own end, so what it sent may be incomplete."""
-    TX_OVERFLOW = "tx_overflow"
-    """The peer did not read, and more than `tx_max` was waiting for it."""
-    FRAME = "frame"
-    """The peer sent a frame that is too long or malformed."""
-    DRAINED = "drained"
-    """The server's drain came to its deadline."""
-    ERROR = "error"
-    """An action raised an exception on an event of it, or the system failed."""
 
 
 class EV_CONNECT(Event):
@@ -270,6 +237,13 @@ class GSock(GObj):
             ge=0, le=32767,
         )  # fmt: skip
 
+        def misfits(self) -> Iterator[str]:
+            if self.tx_low_water > self.tx_high_water:
+                yield (
+                    f"tx_low_water: expected at most tx_high_water ({self.tx_high_water}), "
+                    f"got {self.tx_low_water}"
+                )
+
     outputs: Sequence[type[Event]] = (
         EV_CONNECTED,
         EV_CONNECT_FAILED,
@@ -280,7 +254,9 @@ class GSock(GObj):
     )
 
     __slots__ = (
+        "_ending",
         "_ledger",
+        "_linger",
         "_mask",
         "_opening",
         "_reason",
@@ -288,8 +264,6 @@ class GSock(GObj):
         "_sock",
         "_tx",
         "_tx_error",
-        "_tx_full",
-        "_tx_size",
         "peername",
         "sockname",
     )
@@ -298,13 +272,13 @@ class GSock(GObj):
     sockname: Any
     _sock: _socket.socket | None
     _mask: int
-    _tx: deque[bytes | bytearray | memoryview]
-    _tx_size: int
-    _tx_full: bool
+    _tx: OutputQueue | None
     _tx_error: Reason | None
     _rx_ended: bool
     _reason: Reason
     _opening: Task | None
+    _linger: TimerHandle | None
+    _ending: bool
     _ledger: Ledger[GSock] | None
 
     def start_up(self) -> None:
@@ -313,14 +287,19 @@ class GSock(GObj):
         self.sockname = None
         self._sock = None
         self._opening = None
+        self._linger = None
+        self._ending = False
         self._ledger = None
         self._clear()
 
+    @property
+    def queued(self) -> int:
+        """Bytes that wait for the peer to take them, besides those that the kernel has taken."""
+        return 0 if self._tx is None else self._tx.size
+
     def _clear(self) -> None:
         self._mask = 0
-        self._tx = _EMPTY
-        self._tx_size = 0
-        self._tx_full = False
+        self._tx = None
         self._tx_error = None
         self._rx_ended = False
         self._reason = Reason.LOCAL
@@ -334,10 +313,10 @@ class GSock(GObj):
     def io_ready(self, mask: int) -> None:
         """The poller found the socket ready. A state without a row for it ignores it.
 
-        Receiving in ST_CONNECTED, the only state that can be paused, is done here and not behind
-        a row of the table: what every message passes has to be one function.
+        Receiving in ST_CONNECTED is done here and not behind a row of the table: what every message
+        passes has to be one function.
         """
-        if mask != READ or not self._mask & READ or EV_PAUSE_RX not in self._state:
+        if mask != READ or not self._mask & READ or self._state.name != "ST_CONNECTED":
             self._other_readiness(mask)
             return
         try:
@@ -514,9 +493,9 @@ class GSock(GObj):
 
     def ac_send(self, event: EV_SEND_DATA) -> bool:
         data: bytes | memoryview = event.data
-        if self._tx_size:
+        if self._tx is not None:
             self._queue(data)
-            if not self._mask & WRITE and self._tx_size:
+            if not self._mask & WRITE:
                 self._flush()
             return True
         if type(data) is not bytes:
@@ -540,7 +519,7 @@ class GSock(GObj):
         return True
 
     def ac_flush(self, _event: EV_FLUSH_OUTPUT_DATA) -> bool:
-        if self._tx_size and not self._mask & WRITE:
+        if not self._mask & WRITE:
             self._flush()
         return True
 
@@ -555,52 +534,39 @@ class GSock(GObj):
         if self._tx_error is not None:
             # Nobody will take it; the end of the connection is on its way.
             return
-        if self._tx_size > self.config.tx_max:
+        if self._tx is not None and self._tx.size > self.config.tx_max:
             self.send_event(self, EV_FAILED(Reason.TX_OVERFLOW))
         elif data:
             self._append(data)
 
     def _append(self, data: bytes | memoryview) -> None:
-        if self._tx is _EMPTY:
-            self._tx = deque()
         queue = self._tx
-        size = len(data)
-        if size >= SMALL:
-            queue.append(data)
-        elif queue and type(last := queue[-1]) is bytearray and len(last) < BLOCK:
-            last += data
-        else:
-            queue.append(bytearray(data))
-        self._tx_size += size
-        if self._tx_size >= self.config.tx_high_water:
-            self._tx_full = True
+        if queue is None:
+            queue = self._tx = OutputQueue()
+        queue.append(data)
+        if queue.size >= self.config.tx_high_water:
+            queue.full = True
 
     def _flush(self) -> None:
         """Give the kernel as much of the queue as one gathered call takes."""
         queue = self._tx
+        if queue is None:
+            return
         try:
-            sent = self._sock.sendmsg(list(islice(queue, IOV_SIZE)))  # type: ignore[union-attr]
+            sent = self._sock.sendmsg(queue.first())  # type: ignore[union-attr]
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
             self._send_failed(error)
             return
-        self._tx_size -= sent
-        while sent:
-            first = queue[0]
-            if sent < len(first):
-                # A view, also of a block of small payloads, which nobody extends any more then.
-                queue[0] = memoryview(first)[sent:]
-                break
-            sent -= len(first)
-            queue.popleft()
-        if self._tx_full and self._tx_size < self.config.tx_low_water:
-            self._tx_full = False
+        queue.sent(sent)
+        if queue.full and queue.size < self.config.tx_low_water:
+            queue.full = False
             self.gaplic.poller.defer(self._tell_ready)
-        if self._tx_size:
+        if queue.size:
             self._wait_for(self._mask | WRITE)
         else:
-            self._tx = _EMPTY
+            self._tx = None
             self._wait_for(self._mask & ~WRITE)
             if EV_FLUSHED in self._state:
                 self.send_event(self, EV_FLUSHED())
@@ -609,7 +575,7 @@ class GSock(GObj):
         """Sending is over, and reading goes on: what the peer sent before may still be there."""
         if self._tx_error is None:
             self._tx_error = reason_of(error)
-            self._drop_output()
+            self._tx = None
             self._wait_for(self._mask & ~WRITE)
             try:
                 self._sock.shutdown(socket.SHUT_WR)  # type: ignore[union-attr]
@@ -620,18 +586,13 @@ class GSock(GObj):
             # Nothing is left to read, or nobody who wants it.
             self.send_event(self, EV_FAILED(self._tx_error))
 
-    def _drop_output(self) -> None:
-        self._tx = _EMPTY
-        self._tx_size = 0
-        self._tx_full = False
-
     # -- the end -----------------------------------------------------------------------------------
 
     def is_abort(self, event: EV_DROP) -> bool:
         return event.abort
 
     def has_output(self, _event: Event) -> bool:
-        return self._tx_size > 0
+        return self._tx is not None
 
     def needs_no_linger(self, _event: EV_FLUSHED) -> bool:
         """Guard: closing now cannot make the kernel send a reset that destroys our last bytes."""
@@ -650,7 +611,7 @@ class GSock(GObj):
 
     def ac_drop(self, _event: EV_DROP) -> None:
         self._reason = Reason.LOCAL
-        if not self._tx_size:
+        if self._tx is None:
             self.send_event(self, EV_FLUSHED())
             return
         # Input is read and thrown away from here on, so that two full pipes cannot lock up.
@@ -671,6 +632,12 @@ class GSock(GObj):
             self.send_event(self, EV_FAILED(reason_of(error)))
             return
         self._wait_for(READ)
+        # Nothing tells when the peer has acknowledged all, so ask again until it has.
+        self._linger = self.gaplic.call_later(self, LINGER_CHECK, self._check_linger)
+
+    def _check_linger(self) -> None:
+        self._linger = None
+        self.send_event(self, EV_FLUSHED())
 
     def ac_discard(self, _event: EV_READABLE) -> None:
         try:
@@ -697,11 +664,20 @@ class GSock(GObj):
 
     def ac_close_timeout(self) -> None:
         assert self._sock is not None
-        taken = not self._tx_size and is_acknowledged(self._sock)
+        taken = self._tx is None and is_acknowledged(self._sock)
         self._close(self._reason if taken else Reason.TIMEOUT)
+
+    def is_ending(self, _event: Event) -> bool:
+        """Guard: the owner cannot know yet that it is over, so what it still says is no mistake."""
+        return self._ending
+
+    def ac_too_late(self, _event: Event) -> NotAccepted:
+        # What no row would answer, but without the warning that a mistake of the program gets.
+        return NOT_ACCEPTED
 
     def _close(self, reason: Reason) -> None:
         self._close_socket()
+        self._ending = True
         self.gaplic.poller.defer(lambda: self._tell_disconnected(reason))
 
     def _close_socket(self) -> None:
@@ -710,7 +686,10 @@ class GSock(GObj):
         if sock is None:
             return
         self._wait_for(0)
-        if self._tx_size:
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        if self._tx is not None:
             # We give up on what the peer does not take. So must the kernel, which would hold its
             # own part for minutes, and the peer must not take the cut for a proper end.
             try:
@@ -732,12 +711,15 @@ class GSock(GObj):
 
     def _tell_ready(self) -> None:
         # Not where the connection was dropped meanwhile, or has ended: nobody can send any more.
-        if EV_SEND_DATA in self._state and not self._tx_full:
+        if self.destroyed or self.state != "ST_CONNECTED":
+            return
+        if self._tx is None or not self._tx.full:
             self._tell(EV_TRANSMIT_READY())
 
     def _tell_disconnected(self, reason: Reason) -> None:
         if self.destroyed:
             return
+        self._ending = False
         if self._asks(EV_DISCONNECTED):
             self._tell(EV_DISCONNECTED(reason))
         elif self._sock is None and self._opening is None:
@@ -749,6 +731,11 @@ class GSock(GObj):
             on(EV_CONNECT,           ac_connect,         "ST_CONNECTING"),
             on(EV_ACCEPTED,          ac_accepted,        "ST_CONNECTED"),
             on(EV_DROP,              None),
+            on(EV_SEND_DATA,         ac_too_late,                           when=is_ending),
+            on(EV_WRITE_OUTPUT_DATA, ac_too_late,                           when=is_ending),
+            on(EV_FLUSH_OUTPUT_DATA, ac_too_late,                           when=is_ending),
+            on(EV_PAUSE_RX,          ac_too_late,                           when=is_ending),
+            on(EV_RESUME_RX,         ac_too_late,                           when=is_ending),
         ],
         "ST_CONNECTING": [
             on(EV_OPENED,            ac_opened,          "ST_CONNECTED",    when=has_opened),
@@ -780,34 +767,15 @@ class GSock(GObj):
             on(EV_ENDED,             ac_closed,          "ST_DISCONNECTED"),
             on(EV_DROP,              ac_abort,           "ST_DISCONNECTED", when=is_abort),
             on(EV_DROP,              None),
+            on(EV_SEND_DATA,         ac_too_late),
+            on(EV_WRITE_OUTPUT_DATA, ac_too_late),
+            on(EV_FLUSH_OUTPUT_DATA, ac_too_late),
+            on(EV_PAUSE_RX,          ac_too_late),
+            on(EV_RESUME_RX,         ac_too_late),
             on(EV_FAILED,            ac_failed,          "ST_DISCONNECTED"),
             after("close_timeout",   ac_close_timeout,   "ST_DISCONNECTED"),
         ],
     }  # fmt: skip
-
-
-_EMPTY: Final[deque[bytes | bytearray | memoryview]] = deque(maxlen=0)
-"""The output queue of a connection with nothing queued; shared, since a deque takes 600 bytes."""
-
-
-def reason_of(error: OSError) -> Reason:
-    """The word for what the system says of a connection."""
-    if error.errno in _RESETS:
-        return Reason.RESET
-    return Reason.TIMEOUT if error.errno == errno.ETIMEDOUT else Reason.ERROR
-
-
-_RESETS: Final = frozenset(
-    {
-        errno.ECONNRESET,
-        errno.EPIPE,
-        errno.ECONNABORTED,
-        errno.ECONNREFUSED,
-        errno.ESHUTDOWN,
-        # What the system says when the reset has been told already.
-        errno.ENOTCONN,
-    }
-)
 
 
 def set_options(sock: _socket.socket, config: type[GSock.config]) -> None:
@@ -816,11 +784,6 @@ def set_options(sock: _socket.socket, config: type[GSock.config]) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, config.keepalive > 0)
     if config.keepalive and hasattr(socket, "TCP_KEEPIDLE"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, config.keepalive)
-
-
-def peer_of(gsock: GSock) -> str:
-    """The peer's address as a log shows it."""
-    return format_address(gsock.peername)
 
 
 def _octets(given: object) -> bytes | memoryview:

@@ -24,6 +24,7 @@ import errno
 import logging
 import os
 import socket
+from collections.abc import Iterator
 from typing import Any, Final, cast
 
 from ginsfsm.c_sock import EV_ACCEPTED, EV_CONNECTED, EV_RX_DATA, GSock, set_options
@@ -160,6 +161,16 @@ class GServerSock(GSock):
         backlog: int = param(1024, "connections that may wait to be accepted", ge=1, le=65535)
         n_gsocks: int = statistic(0, "server statistic: number of gsocks open")
 
+        def misfits(self) -> Iterator[str]:
+            yield from super().misfits()
+            if self.ssl_options:
+                yield "ssl_options: TLS is not part of this release yet; leave them out"
+            if self.use_multi_ports and not self.ports:
+                yield "ports: use_multi_ports=True expects at least one port to try, got ()"
+            for port in self.ports:
+                if not 0 <= port <= 65535:
+                    yield f"ports: expected ports from 0 to 65535, got {port}"
+
     __slots__ = ("_children_config", "_count", "_listeners", "_no_room_at", "ledger")
 
     ledger: Ledger[GSock]
@@ -179,15 +190,6 @@ class GServerSock(GSock):
         self._check_subscriber()
         self._children_config = self._config_of_children()
         config = self.config
-        if config.ssl_options:
-            raise GConfigError(f"{self.path}: ssl_options: TLS is not part of this release yet")
-        if config.use_multi_ports and not config.ports:
-            raise GConfigError(
-                f"{self.path}: use_multi_ports=True: expected ports to try, got ports=()"
-            )
-        wrong = [port for port in config.ports if not 0 <= port <= 65535]
-        if wrong:
-            raise GConfigError(f"{self.path}: ports: expected 0 to 65535, got {wrong[0]}")
         try:
             listening = listen(
                 config.host,

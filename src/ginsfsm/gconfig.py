@@ -33,7 +33,7 @@ __all__ = ["Config", "Param", "Statistic", "Text", "param", "statistic"]
 
 T = TypeVar("T")
 
-_RESERVED: Final = frozenset({"self", "name", "gclass", "parent", "unique", "table"})
+_RESERVED: Final = frozenset({"self", "name", "gclass", "parent", "unique", "table", "misfits"})
 """Words that `create_gobj` and `Config` keep for themselves."""
 
 
@@ -207,6 +207,14 @@ class Config:
             for name, one in cls._params.items()
         ]
 
+    def misfits(self) -> Iterable[str]:
+        """For a gclass to override: what is wrong between parameters that are right by themselves.
+
+        Returns:
+            A sentence for each fault, the parameter first: `"low: expected less than high"`.
+        """
+        return ()
+
     @classmethod
     def _build(cls, owner: str, *sources: tuple[str, Mapping[str, object]]) -> Self:
         """A config object from values, later sources before earlier ones.
@@ -222,16 +230,21 @@ class Config:
         values = config.__dict__
         for name in cls._defaults_to_copy:
             values[name] = copy.deepcopy(cls._params[name].default)
-        faults = config._take(*sources)
+        faults = config._take(*sources) or list(config.misfits())
         if faults:
             raise GConfigError(_report(owner, faults))
         return config
+
+    @classmethod
+    def _faults_of(cls, origin: str, values: Mapping[str, object]) -> list[str]:
+        """What is wrong with these values, whatever the others will be."""
+        return cls.__new__(cls)._take((origin, values))
 
     def _rewritten(self, owner: str, new: Mapping[str, object]) -> Self:
         """A copy of this config with new values; a copy, because connections share one config."""
         config = type(self).__new__(type(self))
         config.__dict__.update(self.__dict__)
-        faults = config._take(("", new))
+        faults = config._take(("", new)) or list(config.misfits())
         if faults:
             raise GConfigError(_report(owner, faults))
         return config

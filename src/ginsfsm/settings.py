@@ -68,16 +68,11 @@ class Settings:
         faults: list[str] = []
         for name, values in self._values.items():
             configs = gclasses.get(name, ())
-            misfits: list[str] = []
-            for config in configs:
-                # Also where no gobj has been made yet: one that is made later must not fail by it.
-                try:
-                    config._build(name, ("the settings", values))
-                except GConfigError as error:
-                    misfits.append(str(error))
-            if misfits and len(misfits) == len(configs):
+            # Also where no gobj has been made yet: one that is made later must not fail by it.
+            misfits = [config._faults_of("", values) for config in configs]
+            if misfits and all(misfits):
                 # Modules may have gclasses of one name; that the settings fit one is enough here.
-                faults += dict.fromkeys(misfits)
+                faults += dict.fromkeys(f"{name}: {fault}" for found in misfits for fault in found)
             if not configs and name not in alive:
                 faults.append(
                     f"{name!r} ({', '.join(values)}) matches no gobj and no gclass"
