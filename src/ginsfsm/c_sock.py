@@ -16,12 +16,11 @@ the peer resets while we send, only sending is over: what it had sent before sti
 kernel, and is read to its end.
 
 ST_CLOSING. The owner has dropped the connection, or the peer has ended it, and something is still
-queued for the peer. What the owner still says is ignored, since it may not know yet. What the peer
-sends meanwhile is thrown away, but it is read: closing a socket with
-unread input makes the kernel send a reset, which can destroy the last bytes that we sent, and so
-does input that comes after closing. So after the last byte our side is shut down, and where the
-peer is still sending, or has not acknowledged all, we wait for its end, never longer than
-`close_timeout`.
+on its way to the peer. What the owner still says is ignored, since it may not know yet. What the
+peer sends is thrown away, but it is read: closing a socket with unread input makes the kernel send
+a reset, which can destroy the last bytes that we sent, and so does input that comes after closing.
+So after the last byte our side is shut down, and we wait until the peer has acknowledged all and is
+quiet, or has ended its side, never longer than `close_timeout`.
 
 What is told, and when. `EV_CONNECTED`, `EV_RX_DATA` and `EV_RX_END` are sent from the poller's
 call. Everything else that the owner hears is deferred to the end of the poller's batch, since it
