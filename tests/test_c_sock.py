@@ -2,14 +2,17 @@
 
 import array
 import asyncio
+import errno
 import hashlib
+import os
 import random
+import resource
 import socket
 import subprocess
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import aiohappyeyeballs
@@ -1991,3 +1994,90 @@ def test_the_low_water_mark_is_not_above_the_high_one(run_async: RunAsync) -> No
             assert not owner.children
 
     run_async(work)
+
+
+# -- what fails where nobody thinks of it ----------------------------------------------------------
+
+
+@each_poller
+@pytest.mark.parametrize("role", ["client", "accepted"])
+def test_who_paused_until_ev_transmit_ready_hears_of_a_peer_that_reset(
+    run_async: RunAsync, role: str, poller: str
+) -> None:
+    async def work() -> None:
+        async with pair(role, poller, rcvbuf=4096) as (_, owner, gsock, peer):
+            owner.reactions[EV_TRANSMIT_READY] = lambda _: owner.tell(gsock, EV_RESUME_RX())
+            owner.tell(gsock, EV_SEND_DATA(bytes(7_000_000)))
+            owner.tell(gsock, EV_PAUSE_RX())
+            await turns()
+            peer.reset()
+            await wait_for(owner.ended)
+            assert owner.kinds() == ["EV_CONNECTED", "EV_TRANSMIT_READY", "EV_DISCONNECTED"]
+            assert owner.reason() == "reset"
+
+    run_async(work)
+
+
+@each_poller
+def test_a_client_that_the_poller_cannot_watch_has_not_connected(
+    run_async: RunAsync, poller: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What epoll_ctl says past fs.epoll.max_user_watches.
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def work() -> None:
+        async with gaplic(poller) as app:
+            owner = make_owner(app)
+            with listener() as listening:
+                gsock = client_of(owner, listening)
+                with monkeypatch.context() as patched:
+                    patched.setattr(app.poller, "register", fail)
+                    owner.tell(gsock, EV_CONNECT())
+                    await wait_for(lambda: owner.heard)
+                (await accept(listening)).close()
+                assert [event.reason for event in owner.of(EV_CONNECT_FAILED)] == ["error"]
+                owner.tell(gsock, EV_CONNECT())
+                with await accept(listening):
+                    await wait_for(lambda: owner.of(EV_CONNECTED))
+            assert owner.kinds() == ["EV_CONNECT_FAILED", "EV_CONNECTED"]
+            assert app.contained_errors == 0
+
+    run_async(work)
+
+
+@each_poller
+def test_a_process_without_descriptors_tells_its_first_client(
+    run_async: RunAsync, poller: str
+) -> None:
+    async def work() -> None:
+        async with gaplic(poller) as app:
+            owner = make_owner(app)
+            with listener() as listening:
+                gsock = client_of(owner, listening)
+                with no_descriptors_left():
+                    owner.tell(gsock, EV_CONNECT())
+                    await wait_for(lambda: owner.heard)
+                assert [event.reason for event in owner.of(EV_CONNECT_FAILED)] == ["error"]
+                owner.tell(gsock, EV_CONNECT())
+                with await accept(listening):
+                    await wait_for(lambda: owner.of(EV_CONNECTED))
+            assert app.contained_errors == 0
+
+    run_async(work)
+
+
+@contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as taken:
+        # The limit counts numbers: fill the gaps below it, too.
+        last = taken.enter_context(socket.socket()).fileno()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, before[1]))
+        try:
+            with suppress(OSError):
+                while True:
+                    taken.enter_context(socket.socket())
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -19,8 +19,16 @@ import pytest
 
 from conftest import RunAsync
 from ginsfsm import Event, GAplic, GConfigError, GObj, GObjError, on
-from ginsfsm.c_sock import EV_CONNECTED, EV_DISCONNECTED, EV_RX_DATA, EV_SEND_DATA, GSock
+from ginsfsm.c_sock import (
+    EV_CONNECTED,
+    EV_DISCONNECTED,
+    EV_DROP,
+    EV_RX_DATA,
+    EV_SEND_DATA,
+    GSock,
+)
 from ginsfsm.c_srv_sock import ACCEPTS_PER_TURN, EPISODE, GServerSock
+from ginsfsm.inspection import Created, Observation
 from servers import (
     DEADLINE,
     Keeper,
@@ -417,6 +425,38 @@ class TestDoor:
 
         run_async(main)
 
+    @pytest.mark.parametrize("abort", [True, False])
+    def test_not_shut_by_what_the_action_returns_after_it_has_dropped(
+        self, abort: bool, app: GAplic, run_async: RunAsync
+    ) -> None:
+        class Dropper(Keeper):
+            def ac_drop(self, event: EV_CONNECTED) -> Any:
+                self.heard.append(event)
+                self.send_event(event.source, EV_SEND_DATA(b"bye"))
+                self.send_event(event.source, EV_DROP(abort))
+                # Too late, so NOT_ACCEPTED.
+                return self.send_event(event.source, EV_SEND_DATA(b"x"))
+
+            machine = {
+                "ST_IDLE": [
+                    on(EV_CONNECTED, ac_drop),
+                    on(EV_DISCONNECTED, Keeper.ac_gone),
+                ],
+            }
+
+        keeper = app.create_gobj("keeper", Dropper, app)
+        server = serve(keeper)
+
+        async def main() -> None:
+            async with app:
+                with connect(server) as client:
+                    assert await read_to_end(client) == b"bye"
+                await until(lambda: keeper.of(EV_DISCONNECTED))
+                assert [event.reason for event in keeper.of(EV_DISCONNECTED)] == ["local"]
+                assert (server.ledger.refused, server.ledger.failed) == (0, 0)
+
+        run_async(main)
+
     def test_shut_between_two_of_one_turn(self, app: GAplic, run_async: RunAsync) -> None:
         class OneAtATime(Keeper):
             machine = {
@@ -514,6 +554,26 @@ class TestFailures:
         run_async(main)
         assert len(warnings(caplog)) == 1
         assert "app/keeper/server: the connection of 127.0.0.1:" in warnings(caplog)[0]
+
+    def test_an_observer_destroys_each_connection_as_soon_as_it_sees_it(
+        self, app: GAplic, run_async: RunAsync
+    ) -> None:
+        keeper = app.create_gobj("keeper", Keeper, app)
+        server = serve(keeper)
+
+        def destroying(one: Observation) -> None:
+            if isinstance(one, Created):
+                app.destroy_gobj(one.gobj)
+
+        async def main() -> None:
+            async with app:
+                app.observe(destroying)
+                with connect(server) as client:
+                    assert await read_to_end(client) == b""
+                assert (server.ledger.failed, server.config.n_gsocks) == (1, 0)
+                assert not keeper.gsocks
+
+        run_async(main)
 
     def test_the_poller_has_no_room(
         self,

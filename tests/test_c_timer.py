@@ -256,3 +256,16 @@ def test_by_a_real_clock_and_set_before_the_loop(run_async: RunAsync) -> None:
             await done.wait()
 
     run_async(main())
+
+
+def test_a_clock_coarser_than_the_period_makes_no_more_ticks(run_async: RunAsync) -> None:
+    # uvloop counts milliseconds, and calls back up to half of one too early.
+    async def main() -> float:
+        async with GAplic("app") as app:
+            owner = owner_of(app)
+            begin = app.time()
+            owner.set(0.0001, autostart=True)
+            await asyncio.sleep(0.2)
+            return len(owner.told) / (app.time() - begin)
+
+    assert run_async(main()) <= 11_000

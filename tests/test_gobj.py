@@ -134,6 +134,30 @@ def test_only_a_gclass_can_be_made(app: GAplic, gclass: Any) -> None:
         app.create_gobj("x", gclass, app)
 
 
+def test_what_can_be_said_of_what_is_no_gclass(app: GAplic) -> None:
+    with pytest.raises(GObjError, match=r"create_gobj\(name, gclass, parent\): .* got 'x'$"):
+        app.create_gobj(Node, "x", app)  # type: ignore[arg-type]
+    with pytest.raises(GObjError, match="which is a gobj; give its class"):
+        app.create_gobj("x", app, Node)  # type: ignore[arg-type]
+    with pytest.raises(GObjError, match="which is the root of a tree and made by calling it"):
+        app.create_gobj("x", GAplic, app)
+
+
+def test_parameters_are_keywords_and_no_mapping(app: GAplic) -> None:
+    with pytest.raises(TypeError, match="positional arguments"):
+        app.create_gobj("x", Node, app, {"size": 3})  # type: ignore[misc]
+    assert app.children == {}
+
+
+def test_a_subscriber_that_is_destroyed(app: GAplic, caplog: pytest.LogCaptureFixture) -> None:
+    gone = node(app, "gone")
+    app.destroy_gobj(gone)
+    with pytest.raises(GObjError, match=r"app/t \(GTimer\): its subscriber app/gone is destroyed"):
+        app.create_gobj("t", GTimer, app, subscriber=gone)
+    assert app.children == {}
+    assert caplog.text == ""
+
+
 def test_the_parent_is_a_gobj_that_lives(app: GAplic) -> None:
     with pytest.raises(GObjError, match="expected a gobj as the parent, got None"):
         app.create_gobj("x", Node, None)  # type: ignore[arg-type]
@@ -260,6 +284,27 @@ def test_an_interrupt_in_go_out_does_not_keep_the_gobj_in_the_tree(app: GAplic) 
         app.destroy_gobj(gobj)
     assert app.children == {}
     node(app, "x", unique=True)
+
+
+def test_an_interrupt_in_go_out_comes_when_everything_has_been_given_back(app: GAplic) -> None:
+    given_back: list[str] = []
+
+    class Giving(GObj):
+        interruption: type[BaseException] | None = None
+
+        def go_out(self) -> None:
+            given_back.append(self.name)
+            if self.interruption is not None:
+                raise self.interruption
+
+    owner = app.create_gobj("owner", Giving, app)
+    owner.create_gobj("first", Giving, owner).interruption = KeyboardInterrupt
+    second = owner.create_gobj("second", Giving, owner)
+    second.create_gobj("below", Giving, second).interruption = SystemExit
+    with pytest.raises(SystemExit):
+        app.destroy_gobj(owner)
+    assert given_back == ["below", "second", "first", "owner"]
+    assert app.children == {}
 
 
 def test_a_callback_that_a_gobj_forgot_to_cancel_does_not_come_when_it_is_dead() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ginsfsm import NOT_ACCEPTED, Event, GAplic, GObj, on
+from ginsfsm import NOT_ACCEPTED, Event, GAplic, GObj, GObjError, on
 from ginsfsm.inspection import (
     Created,
     Delivered,
@@ -186,3 +186,30 @@ def test_the_last_state_and_the_path_of_a_destroyed_gobj_can_be_read(scene: Scen
     scene.app.destroy_gobj(scene.owner)
     told = [(one.gobj.path, one.gobj.state) for one in scene.seen if isinstance(one, Destroyed)]
     assert told == [("app/owner/traveller", "ST_AWAY"), ("app/owner", "ST_IDLE")]
+
+
+def test_nothing_is_delivered_to_a_gobj_that_the_observer_destroys(scene: Scene) -> None:
+    def destroying(one: Observation) -> None:
+        if isinstance(one, Delivered):
+            scene.app.destroy_gobj(one.destination)
+
+    scene.app.observe(destroying)
+    assert scene.app.send_event(scene.traveller, EV_FAIL()) is NOT_ACCEPTED
+
+
+def test_a_gobj_that_the_observer_destroys_does_not_start(scene: Scene) -> None:
+    started: list[GObj] = []
+
+    class Starting(GObj):
+        def start_up(self) -> None:
+            started.append(self)
+
+    def destroying(one: Observation) -> None:
+        if isinstance(one, Created):
+            scene.app.destroy_gobj(one.gobj)
+
+    scene.app.observe(destroying)
+    with pytest.raises(GObjError, match="app/x was destroyed by the observer"):
+        scene.app.create_gobj("x", Starting, scene.app)
+    assert not started
+    assert list(scene.app.children) == ["owner"]

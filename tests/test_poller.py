@@ -510,3 +510,17 @@ def test_closing_is_clean_on_every_path(loop_kind: str, poller_kind: str, how: s
     assert lines[-1] == "clean"
     assert len(lines) == len(expected)
     assert lines[0].partition(";")[0] == expected[0].partition(";")[0]
+
+
+def test_a_registration_that_failed_leaves_nothing(
+    run_async: RunAsync, poller_kind: str, sockets: Any
+) -> None:
+    async def main() -> None:
+        async with polling(poller_kind) as poller:
+            ours, _ = sockets()
+            with open(__file__) as file, pytest.raises(OSError):
+                # No system says when a file on a disk is ready.
+                poller.register(file.fileno(), Reader(ours), READ)
+            assert len(poller) == 0
+
+    run_async(main())

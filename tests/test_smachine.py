@@ -479,6 +479,52 @@ def test_actions_are_not_counted_where_the_table_is_inherited() -> None:
     assert Loud.compiled.initial.name == Mixed.compiled.initial.name == "ST_A"
 
 
+def test_a_table_and_parameters_under_another_name() -> None:
+    def declare_table() -> None:
+        class Gate(GObj):  # fault: machin: a table of rows is read under the name `machine`
+            machin = {"ST_A": [on(EV_A, None)]}
+
+    def declare_config() -> None:
+        class Gate(GObj):  # fault: Config: the class of the parameters is read under
+            class Config(GObj.config):
+                width: int = param(1, "width")
+
+    def declare_param() -> None:
+        class Gate(GObj):  # fault: width: a parameter stands in the nested class: `class config(G
+            width: int = param(1, "width")
+
+    for declare in (declare_table, declare_config, declare_param):
+        check_faults(declare)
+
+
+def test_what_a_machine_and_a_config_are_made_from_may_have_another_name() -> None:
+    class Gate(GObj):
+        class Sizes(GObj.config):
+            width: int = param(1, "width")
+
+        class config(Sizes):
+            height: int = param(2, "height")
+
+        common = {"ST_A": [on(EV_A, None, "ST_B")]}
+        machine = {**common, "ST_B": [on(EV_B, None)]}
+
+    class Other(GObj):
+        timer_config = Gate.config
+        names = {"ST_A": ["one"]}
+
+    assert [row[0] for row in Gate.config.table()] == ["width", "height"]
+    assert Other.names == {"ST_A": ["one"]}
+
+
+def test_what_the_library_calls_is_no_coroutine() -> None:
+    def declare() -> None:
+        class Gate(GObj):
+            async def start_up(self) -> None: ...  # fault: start_up is a coroutine function
+            async def go_out(self) -> None: ...  # fault: go_out is a coroutine function
+
+    check_faults(declare)
+
+
 def test_a_nested_config_must_derive_from_the_config_of_the_base() -> None:
     class Gate(GObj):
         class config(GObj.config):

@@ -101,7 +101,11 @@ class EV_DROP(Event):
 
 
 class EV_SEND_DATA(Event):
-    """Send these bytes now, or as soon as the peer takes them. The action returns True."""
+    """Send these bytes now, or as soon as the peer takes them.
+
+    The action returns True, or `NOT_ACCEPTED` where the bytes are lost because the connection is at
+    its end: it has been dropped, the peer has reset it, or the peer has let more than `tx_max` wait.
+    """
 
     data: bytes
 
@@ -156,7 +160,10 @@ class EV_RX_END(Event):
 
 
 class EV_TRANSMIT_READY(Event):
-    """The output queue had passed `tx_high_water` and has fallen under `tx_low_water`."""
+    """The output queue had passed `tx_high_water` and has fallen under `tx_low_water`.
+
+    It has also where a send fails and nobody will take what was queued; the end comes next.
+    """
 
 
 class EV_ACCEPTED(Event):
@@ -404,13 +411,14 @@ class GSock(GObj):
         self.peername = self._sock.getpeername()
         self.sockname = self._sock.getsockname()
         set_options(self._sock, self.config)
+        # Here and not in ST_CONNECTED: where it fails, the connection was never made.
+        self._wait_for(READ)
 
     def has_opened(self, event: EV_OPENED) -> bool:
         return event.error is None
 
     def ac_opened(self, _event: EV_OPENED) -> None:
         self._opening = None
-        self._wait_for(READ)
         self._tell(EV_CONNECTED(self.peername, self.sockname))
 
     def ac_not_opened(self, event: EV_OPENED) -> None:
@@ -454,9 +462,10 @@ class GSock(GObj):
         self.peername = event.peername
         self.sockname = event.sockname
         self._wait_for(READ)
-        if not self._tell(EV_CONNECTED(event.peername, event.sockname)) and self._asks(
-            EV_CONNECTED
-        ):
+        if self._tell(EV_CONNECTED(event.peername, event.sockname)):
+            return
+        # Where it was dropped, somebody did take it, and only returned what it got of another.
+        if self.state == "ST_CONNECTED" and self._asks(EV_CONNECTED):
             # The door is shut: nobody took the connection, and nobody will hear of its end.
             assert self._ledger is not None
             self._ledger.count_refused()
@@ -490,13 +499,13 @@ class GSock(GObj):
 
     # -- sending -----------------------------------------------------------------------------------
 
-    def ac_send(self, event: EV_SEND_DATA) -> bool:
+    def ac_send(self, event: EV_SEND_DATA) -> bool | NotAccepted:
         data: bytes | memoryview = event.data
         if self._tx is not None:
-            self._queue(data)
+            answer = self._queue(data)
             if not self._mask & WRITE:
                 self._flush()
-            return True
+            return answer
         if type(data) is not bytes:
             data = _octets(data)
         try:
@@ -505,7 +514,7 @@ class GSock(GObj):
             sent = 0
         except OSError as error:
             self._send_failed(error)
-            return True
+            return NOT_ACCEPTED
         if sent != len(data):
             rest = memoryview(data)[sent:]
             # A buffer that the sender may change must be copied; bytes cannot change.
@@ -513,9 +522,8 @@ class GSock(GObj):
             self._wait_for(self._mask | WRITE)
         return True
 
-    def ac_write(self, event: EV_WRITE_OUTPUT_DATA) -> bool:
-        self._queue(event.data)
-        return True
+    def ac_write(self, event: EV_WRITE_OUTPUT_DATA) -> bool | NotAccepted:
+        return self._queue(event.data)
 
     def ac_flush(self, _event: EV_FLUSH_OUTPUT_DATA) -> bool:
         if not self._mask & WRITE:
@@ -526,17 +534,19 @@ class GSock(GObj):
         if self._mask & WRITE:
             self._flush()
 
-    def _queue(self, data: bytes | memoryview) -> None:
+    def _queue(self, data: bytes | memoryview) -> bool | NotAccepted:
         if type(data) is not bytes:
             # Copied: the sender may change it, and a view may hold much more than it shows.
             data = bytes(_octets(data))
         if self._tx_error is not None:
             # Nobody will take it; the end of the connection is on its way.
-            return
+            return NOT_ACCEPTED
         if self._tx is not None and self._tx.size > self.config.tx_max:
             self.send_event(self, EV_FAILED(Reason.TX_OVERFLOW))
-        elif data:
+            return NOT_ACCEPTED
+        if data:
             self._append(data)
+        return True
 
     def _append(self, data: bytes | memoryview) -> None:
         queue = self._tx
@@ -574,6 +584,9 @@ class GSock(GObj):
         """Sending is over, and reading goes on: what the peer sent before may still be there."""
         if self._tx_error is None:
             self._tx_error = reason_of(error)
+            if self._tx is not None and self._tx.full:
+                # Who paused receiving until this comes would never hear of the end.
+                self.gaplic.poller.defer(self._tell_ready)
             self._tx = None
             self._wait_for(self._mask & ~WRITE)
             try:

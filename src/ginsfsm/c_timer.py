@@ -123,7 +123,8 @@ class GTimer(GObj):
         assert self._period is not None
         now = self.gaplic.time()
         # Where the loop was held up, the ticks that were missed are left out, not made up for.
-        missed = int((now - self._due) / self._period) if self._period > 0 else 0
+        # A loop whose clock is coarser than the period may call too early: then none was missed.
+        missed = int((now - self._due) / self._period) if now > self._due and self._period else 0
         self._due += self._period * (missed + 1)
         self._start()
         self._tell(self.config.timeout_event())

@@ -7,8 +7,8 @@ looked for first in the folder of the file, or in the current one where a module
 What the command says goes to stderr; stdout belongs to the program that it runs. Its exit status:
 
 - 0: it ran, and ended by SIGINT, SIGTERM or `stop()`;
-- 1: it could not start;
-- 2: the command line, the settings file or the target is wrong.
+- 1: it could not start, by a parameter that does not fit as well;
+- 2: the command line, the settings file or the target cannot be understood.
 """
 
 import argparse
@@ -126,8 +126,9 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="run a gclass until SIGINT (Ctrl-C) or SIGTERM",
         description="Make a gaplic with one gobj of a gclass, and run it until SIGINT (Ctrl-C) or "
-        "SIGTERM. Exit status: 0 when it was stopped, 1 when it could not start, 2 when the "
-        "command line, the settings or the target is wrong.",
+        "SIGTERM. Exit status: 0 when it was stopped; 1 when it could not start, by a parameter "
+        "that does not fit as well; 2 when the command line, the settings file or the target "
+        "cannot be understood.",
     )
     run.add_argument("target", metavar="TARGET", type=_target, help=f"the gclass: {_TARGET_FORM}")
     run.add_argument(

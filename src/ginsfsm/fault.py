@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ginsfsm.errors import MachineError, nearest
 from ginsfsm.event import Event
+from ginsfsm.gconfig import Config, Param
 from ginsfsm.row import Postpone, Row, Table, bound, name_of
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def checked_table(cls: type[GObj], bases: Iterable[type[GObj]], file: str, line:
     """
     faults = _Faults(cls, file, line)
     _check_config(cls, bases, faults)
+    _check_body(cls, faults)
     table = _table(cls, faults)
     _check_rows(cls, table, faults)
     _check_reach(table, faults)
@@ -82,6 +84,48 @@ def _check_config(cls: type[GObj], bases: Iterable[type[GObj]], faults: _Faults)
             "config: must derive from the config of every base; write "
             f"`class config({', '.join(configs.values())}):`",
         )
+
+
+_CALLED: Final = ("start_up", "go_out", "parameters_written")
+"""The methods that the library calls, and awaits as little as it does an action."""
+
+
+def _check_body(cls: type[GObj], faults: _Faults) -> None:
+    """Whether what stands in the body under another name was meant to be read by the library."""
+    body = cls.__dict__
+    for name, value in body.items():
+        if (
+            "machine" not in body
+            and isinstance(value, Mapping)
+            and any(isinstance(row, Row) for rows in value.values() for row in _listed(rows))
+        ):
+            faults.at(None, f"{name}: a table of rows is read under the name `machine`")
+        elif (
+            "config" not in body
+            and isinstance(value, type)
+            and issubclass(value, Config)
+            and value.__qualname__ == f"{cls.__qualname__}.{name}"
+        ):
+            faults.at(None, f"{name}: the class of the parameters is read under the name `config`")
+        elif isinstance(value, Param):
+            faults.at(
+                None,
+                f"{name}: a parameter stands in the nested class: "
+                f"`class config({cls.__bases__[0].__name__}.config):`",
+            )
+    for name in _CALLED:
+        given = body.get(name)
+        if inspect.iscoroutinefunction(given) or inspect.isasyncgenfunction(given):
+            code = given.__code__
+            faults.at(
+                (code.co_filename, code.co_firstlineno),
+                f"{name} is a coroutine function and would never run; write it with def, and "
+                "start a coroutine from it with self.spawn(...)",
+            )
+
+
+def _listed(rows: object) -> Iterable[object]:
+    return rows if isinstance(rows, (list, tuple)) else ()
 
 
 def _table(cls: type[GObj], faults: _Faults) -> Table:

@@ -220,6 +220,7 @@ class GObj:
         name: str | None,
         gclass: type[G],
         parent: GObj,
+        *,
         unique: bool = False,
         **parameters: Any,
     ) -> G:
@@ -242,9 +243,14 @@ class GObj:
             Exception: whatever its `start_up` raises; the half-made gobj has been destroyed.
         """
         if not (isinstance(gclass, type) and issubclass(gclass, GObj)) or gclass._constructed:
-            raise GObjError(f"create_gobj: expected a gclass, derived from GObj, got {gclass!r}")
+            raise GObjError(
+                "create_gobj(name, gclass, parent): expected a gclass, derived from GObj, got "
+                f"{gclass!r}{_why_not_made(gclass)}"
+            )
         if not isinstance(parent, GObj):
-            raise GObjError(f"create_gobj: expected a gobj as the parent, got {parent!r}")
+            raise GObjError(
+                f"create_gobj(name, gclass, parent): expected a gobj as the parent, got {parent!r}"
+            )
         gclass = parent.gaplic.gclass_to_make(gclass)
         if name is None:
             name = parent._free_name(gclass)
@@ -488,6 +494,10 @@ class GObj:
         if gaplic is None:
             return handler(self, event)
         gaplic.observed(Delivered(event.source, self, event, self.state, gaplic.depth))
+        handler = self._state.get(event.__class__)
+        if handler is None:
+            # The observer has destroyed it.
+            return NOT_ACCEPTED
         gaplic.depth += 1
         try:
             return handler(self, event)
@@ -520,7 +530,13 @@ class GObj:
                 subscriber = only.subscriber
                 handler = subscriber._state.get(kind)
                 if handler is not None:
-                    return handler(subscriber, event) is not NOT_ACCEPTED
+                    try:
+                        return handler(subscriber, event) is not NOT_ACCEPTED
+                    except Exception as error:
+                        if contain is None:
+                            raise
+                        contain(error, subscriber, event)
+                        return 1
         taken = 0
         first: Exception | None = None
         told: set[GObj] = set()
@@ -555,20 +571,6 @@ class GObj:
         Returns:
             How many subscribers took the event; one that raised did take it.
         """
-        event.source = self
-        kind = event.__class__
-        subscriptions = self._subscriptions
-        if len(subscriptions) == 1 and self._watch is None:
-            only = subscriptions[0]
-            if not only.post and (only.event is None or only.event is kind):
-                subscriber = only.subscriber
-                handler = subscriber._state.get(kind)
-                if handler is not None:
-                    try:
-                        return handler(subscriber, event) is not NOT_ACCEPTED
-                    except Exception as error:
-                        self.gaplic.contain(error, subscriber, event)
-                        return 1
         return self._publish(event, self.gaplic.contain)
 
     def _hears_all(self) -> tuple[Subscription]:
@@ -639,10 +641,24 @@ def _build(kind: type[Event], payload: dict[str, Any]) -> Event:
         raise EventError(f"{kind.__name__}: {error}; its fields: {fields}") from error
 
 
+def _why_not_made(given: object) -> str:
+    if isinstance(given, GObj):
+        return ", which is a gobj; give its class"
+    if isinstance(given, type) and issubclass(given, GObj):
+        return ", which is the root of a tree and made by calling it"
+    return ""
+
+
 def _make(
     gclass: type[G], name: str, parent: GObj, config: gconfig.Config, unique: bool = False
 ) -> G:
     """Put a gobj with a ready config into the tree and start it. The name must be free."""
+    subscriber = getattr(config, "subscriber", None) if gclass.outputs else None
+    if isinstance(subscriber, GObj) and subscriber.destroyed:
+        raise GObjError(
+            f"{parent.path}/{name} ({gclass.__name__}): its subscriber {subscriber.path} is "
+            "destroyed; give one that lives, or none for the parent"
+        )
     gobj = gclass.__new__(gclass)
     _init(gobj, name, parent, parent.gaplic, config)
     if parent._children is None:
@@ -654,8 +670,10 @@ def _make(
             gaplic.register_unique(gobj)
         if gobj._watch is not None:
             gaplic.observed(Created(gobj))
+            if gobj.destroyed:
+                # Nothing would give back what its start_up took.
+                raise GObjError(f"{gobj.path} was destroyed by the observer before it started")
         if gobj.outputs:
-            subscriber = getattr(config, "subscriber", None)
             if subscriber is None:
                 gobj._subscriptions = parent._hears_all()
             else:
@@ -707,9 +725,15 @@ def _destroy(gobj: GObj) -> None:
     gaplic = gobj.gaplic
     gobj._watch = gaplic
     gobj._state = gobj._state.tomb
+    # A KeyboardInterrupt or a SystemExit goes on, but only when everything has been given back:
+    # what is marked destroyed is never destroyed again.
+    interrupted: BaseException | None = None
     if gobj._children:
         for child in reversed(list(gobj._children.values())):
-            _destroy(child)
+            try:
+                _destroy(child)
+            except BaseException as interruption:
+                interrupted = interrupted or interruption
     if gobj._afters:
         for timer in gobj._afters:
             timer.cancel()
@@ -735,6 +759,8 @@ def _destroy(gobj: GObj) -> None:
         gobj.go_out()
     except Exception as error:
         gaplic.contain(error, gobj, None, "go_out")
+    except BaseException as interruption:
+        interrupted = interrupted or interruption
     finally:
         if gobj._unique:
             gaplic.forget_unique(gobj)
@@ -743,6 +769,8 @@ def _destroy(gobj: GObj) -> None:
             del siblings[gobj.name]
         if gaplic.observer is not None:
             gaplic.observed(Destroyed(gobj))
+    if interrupted is not None:
+        raise interrupted
 
 
 GObj.compiled = compile_machine(GObj, (), __file__, 1)

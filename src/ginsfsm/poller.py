@@ -134,11 +134,14 @@ class EpollPoller(Poller):
 
     def __init__(self) -> None:
         super().__init__()
-        self._epoll: Any = select.epoll()
+        # Opened with the first registration, which may fail; to defer a call must not.
+        self._epoll: Any = None
         self._handlers: dict[int, Handler] = {}
 
     def register(self, fd: int, handler: Handler, mask: int) -> None:
         """See `Poller`."""
+        if self._epoll is None:
+            self._open()
         self._epoll.register(fd, mask)
         self._handlers[fd] = handler
 
@@ -158,13 +161,24 @@ class EpollPoller(Poller):
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """See `Poller`."""
         super().attach(loop)
-        loop.add_reader(self._epoll.fileno(), self._ready)
+        if self._epoll is not None:
+            loop.add_reader(self._epoll.fileno(), self._ready)
+
+    def _open(self) -> None:
+        epoll = select.epoll()
+        if self._loop is not None:
+            try:
+                self._loop.add_reader(epoll.fileno(), self._ready)
+            except BaseException:
+                epoll.close()
+                raise
+        self._epoll = epoll
 
     def close(self) -> None:
         """See `Poller`."""
         loop = self._loop
         super().close()
-        if not self._epoll.closed:
+        if self._epoll is not None and not self._epoll.closed:
             if loop is not None and not loop.is_closed():
                 loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
@@ -185,8 +199,9 @@ class LoopPoller(Poller):
 
     def register(self, fd: int, handler: Handler, mask: int) -> None:
         """See `Poller`."""
-        self._handlers[fd] = (handler, 0)
-        self.modify(fd, mask)
+        if self._loop is not None:
+            self._watch(self._loop, fd, 0, mask)
+        self._handlers[fd] = (handler, mask)
 
     def modify(self, fd: int, mask: int) -> None:
         """See `Poller`."""
