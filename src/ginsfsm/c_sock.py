@@ -104,7 +104,7 @@ class EV_SEND_DATA(Event):
     """Send these bytes now, or as soon as the peer takes them.
 
     The action returns True, or `NOT_ACCEPTED` where the bytes are lost because the connection is at
-    its end: it has been dropped, the peer has reset it, or the peer has let more than `tx_max` wait.
+    its end: it was dropped, the peer has reset it, or more than `tx_max` was waiting for the peer.
     """
 
     data: bytes
@@ -806,10 +806,10 @@ def _octets(given: object) -> bytes | memoryview:
     """
     try:
         view = memoryview(given)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError):
         raise EventError(
             f"expected bytes to send, got {type(given).__name__}"
-            + ("; encode the text first" if isinstance(given, str) else f": {error}")
+            + ("; encode the text first" if isinstance(given, str) else "")
         ) from None
     try:
         return view.cast("B")

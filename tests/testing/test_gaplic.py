@@ -362,3 +362,8 @@ def test_the_failures_are_logged_as_always(caplog: pytest.LogCaptureFixture) -> 
         with app.expect_failure():
             app.turn()
     assert "app/door in ST_LOCKED: EV_BREAK from app raised ValueError: broken" in caplog.text
+
+
+def test_start_says_how_a_manual_gaplic_is_moved() -> None:
+    with ManualGAplic() as app, pytest.raises(GObjError, match=r"moved by turn\(\) and advance"):
+        app.start()

@@ -124,6 +124,17 @@ class ManualGAplic(GAplic):
 
     # -- what happened -----------------------------------------------------------------------------
 
+    def start(self) -> None:
+        """Not for a gaplic whose time is made by hand: it would wait for ever.
+
+        Raises:
+            GObjError: always.
+        """
+        raise GObjError(
+            f"{self.name}.start() would wait for ever: a ManualGAplic is moved by turn() and "
+            "advance(); inside a loop write `async with`"
+        )
+
     def observe(self, observer: Observer | None) -> None:
         """See `GAplic`; the record goes on beside that observer."""
         self._second_observer = observer
