@@ -453,10 +453,16 @@ class TestListenError:
             listen("fe80::1", [7000], backlog=1)
 
     @needs_ipv6
+    @needs_linux
+    def test_ipv4_address_in_ipv6_form(self) -> None:
+        with pytest.raises(ListenError, match=r"Give it in IPv4 form, as in 127\.0\.0\.1"):
+            listen("::ffff:127.0.0.1", [0], backlog=1)
+
+    @needs_ipv6
     def test_an_unforeseen_reason_keeps_the_systems_words(self) -> None:
-        # The socket is for IPv6 only, and this is IPv4 in its clothes.
+        # A group of machines: nobody can listen on that by TCP.
         with pytest.raises(ListenError, match=r"7000: .+ \(E[A-Z]+\)\.$"):
-            listen("::ffff:127.0.0.1", [7000], backlog=1)
+            listen("ff02::1", [7000], backlog=1)
 
     @needs_ipv6
     def test_every_address_that_failed_is_named(

@@ -275,6 +275,7 @@ _FORBIDDEN = "permission denied: the system does not let this process listen the
 _NOT_HERE = "not an address of this machine"
 _NO_FAMILY = "this machine does not have this family of addresses"
 _NO_INTERFACE = "a link-local address needs its interface, as in fe80::1%eth0"
+_MAPPED = "an IPv4 address in IPv6 form, and the sockets here take IPv6 alone"
 
 # What to do about each, for the end of the message.
 _REMEDIES = {
@@ -287,6 +288,7 @@ _REMEDIES = {
     _NOT_HERE: "Give an address of this machine, or '' for every interface.",
     _NO_FAMILY: "Give an address of the other family, or '' for every interface.",
     _NO_INTERFACE: "Add the interface to the address.",
+    _MAPPED: "Give it in IPv4 form, as in 127.0.0.1.",
 }
 
 
@@ -306,6 +308,8 @@ def _reason(sockaddr: tuple[str | int, ...], number: int) -> str:
             return _IN_USE if port else _NONE_FREE
         case errno.EACCES | errno.EPERM:
             return _PRIVILEGED if 0 < port < _FIRST_UNPRIVILEGED_PORT else _FORBIDDEN
+        case errno.EINVAL | errno.EADDRNOTAVAIL if host.startswith("::ffff:"):
+            return _MAPPED
         case errno.EADDRNOTAVAIL:
             return _NOT_HERE
         case errno.EAFNOSUPPORT | errno.EPROTONOSUPPORT:
