@@ -24,6 +24,12 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 OPEN_FILES = Path("/proc/self/fd")
 
 
+def pytest_collection_finish() -> None:
+    """What is there before the first test need not be looked at by each test's gc.collect()."""
+    gc.collect()
+    gc.freeze()
+
+
 # When a test may skip
 
 
