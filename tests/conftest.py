@@ -11,6 +11,7 @@ import asyncio
 import gc
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -60,6 +61,10 @@ class NoSkips:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A script that runs the tests with `&` has SIGINT ignored in them, and so in every program
+        # that a test starts and means to interrupt.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("CI", "").lower() not in ("", "0", "false"):
         config.pluginmanager.register(NoSkips(), "no-skips")
 
