@@ -1106,7 +1106,7 @@ def count_calls(gsock: GSock) -> list[str]:
     assert gsock._sock is not None
     counting = CountingSocket(fileno=gsock._sock.detach())
     counting.calls = []
-    gsock._sock = counting
+    gsock._sock = gsock._stream = counting
     return counting.calls
 
 

@@ -20,7 +20,7 @@ LEVELS = [
     ["smachine", "clock"],
     ["gobj"],
     ["task", "poller"],
-    ["gaplic"],
+    ["gaplic", "sock"],
     ["c_timer", "c_sock"],
     ["c_srv_sock"],
     ["testing", "cli"],

@@ -11,6 +11,11 @@ connections. Where the subscriber's present state has no row for `EV_CONNECTED` 
 the connection is closed and counted as refused. A failure while a connection is being made closes
 that one, and the next is accepted.
 
+With `ssl_options` a connection makes its handshake by itself, and is told when that is complete.
+The certificates may change while the server runs: `EV_RELOAD_TLS`, or `watch_certificates` when
+their files do. What is new is built and checked first. It holds as a whole for the handshakes that
+begin from then on, and if it is bad, the old one serves on.
+
 ST_PAUSED. The process, or the system, has no descriptor or memory left for another connection. A
 server that went on would spin, since the listening socket stays ready; one that closed would lose
 its clients. So the poller watches no longer, the clients wait in the kernel's queue, and accepting
@@ -24,20 +29,27 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Iterator
-from typing import Any, Final, cast
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
-from ginsfsm.c_sock import EV_ACCEPTED, EV_CONNECTED, EV_RX_DATA, GSock, set_options
+from ginsfsm.c_sock import EV_CONNECTED, EV_RX_DATA, GSock
 from ginsfsm.errors import GConfigError, GObjError
 from ginsfsm.event import Event
 from ginsfsm.gconfig import Config, param, statistic
 from ginsfsm.gobj import GObj, _destroy, _make
 from ginsfsm.net.addresses import ListenError, format_address, listen
+from ginsfsm.net.certificate import Certificate
+from ginsfsm.net.certificate_watch import CertificateWatch
 from ginsfsm.net.ledger import Ledger
 from ginsfsm.poller import READ
 from ginsfsm.row import after, enter, leave, on
+from ginsfsm.sock.base import SockBase, set_options
+from ginsfsm.sock.events import EV_ACCEPTED
 
-__all__ = ["GServerSock"]
+if TYPE_CHECKING:
+    from ginsfsm.clock import TimerHandle
+
+__all__ = ["EV_RELOAD_TLS", "GServerSock"]
 
 logger: Final = logging.getLogger("ginsfsm")
 
@@ -67,10 +79,23 @@ EPISODE: Final = 1.0
 lets one more in and then there is no room again; that is no news."""
 
 
-FIXED: Final = frozenset(
-    {"subscriber", "host", "port", "ports", "use_multi_ports", "ssl_options", "backlog"}
-)
+LOOK: Final = 3600.0
+"""Seconds between two looks at how many days the certificates have left."""
+
+FIXED: Final = frozenset({"subscriber", "host", "port", "ports", "use_multi_ports", "backlog"})
 """Parameters that say where and for whom the server listens, which is settled in `start_up`."""
+
+
+class EV_RELOAD_TLS(Event):
+    """Read the files of `ssl_options` again, for the handshakes from now on.
+
+    The action returns True; or False where they are bad or there is no TLS. Then the log says why,
+    and what was in use stays in use.
+    """
+
+
+class EV_LOOK(Event):
+    """It is time to look at the certificates."""
 
 
 class EV_LISTEN(Event):
@@ -158,35 +183,55 @@ class GServerSock(GSock):
         ports: tuple[int, ...] = param((), "ports to try with use_multi_ports, in order")
         use_multi_ports: bool = param(False, "listen on the first free one of the ports")
         ssl_options: dict[str, Any] = param({}, "ssl options")
+        watch_certificates: float = param(
+            0.0, "seconds between two looks whether the files of ssl_options changed; 0 is never",
+            ge=0,
+        )  # fmt: skip
         backlog: int = param(1024, "connections that may wait to be accepted", ge=1, le=65535)
         n_gsocks: int = statistic(0, "server statistic: number of gsocks open")
 
+        def _is_server(self) -> bool:
+            return True
+
         def misfits(self) -> Iterator[str]:
             yield from super().misfits()
-            if self.ssl_options:
-                yield "ssl_options: TLS is not part of this release yet; leave them out"
             if self.use_multi_ports and not self.ports:
                 yield "ports: use_multi_ports=True expects at least one port to try, got ()"
             for port in self.ports:
                 if not 0 <= port <= 65535:
                     yield f"ports: expected ports from 0 to 65535, got {port}"
 
-    __slots__ = ("_children_config", "_count", "_listeners", "_no_room_at", "ledger")
+    _SERVER_SIDE: ClassVar[bool] = True
 
-    ledger: Ledger[GSock]
+    __slots__ = (
+        "_children_config",
+        "_count",
+        "_listeners",
+        "_look",
+        "_no_room_at",
+        "_watch_of_files",
+        "ledger",
+    )
+
+    ledger: Ledger[SockBase]
     _listeners: tuple[Listener, ...]
     _count: int
     _no_room_at: float
+    _look: TimerHandle | None
+    _watch_of_files: CertificateWatch
     _children_config: Config
 
     def start_up(self) -> None:
         """Listen on the host and the port."""
-        super().start_up()
+        # Before anything that can fail: `go_out` looks at them.
+        self._look = None
         self._listeners = ()
+        self._watch_of_files = CertificateWatch()
         self._count = 0
         self._no_room_at = float("-inf")
         self.ledger = Ledger()
         self.ledger.on_close = self._on_close
+        super().start_up()
         self._check_subscriber()
         self._children_config = self._config_of_children()
         config = self.config
@@ -204,6 +249,7 @@ class GServerSock(GSock):
         self._own_config._keep("port", listening.port)
         self._own_config._keep_live("n_gsocks", self.ledger.__len__)
         self.send_event(self, EV_LISTEN())
+        self._look_at_certificates()
 
     def go_out(self) -> None:
         """Close the listening sockets; the connections live on with their subscriber."""
@@ -211,6 +257,8 @@ class GServerSock(GSock):
         self.stop_watching()
         for listener in self._listeners:
             listener.sock.close()
+        if self._look is not None:
+            self._look.cancel()
 
     def parameters_written(self, names: frozenset[str]) -> None:
         """What concerns connections holds for those accepted from now on."""
@@ -221,6 +269,15 @@ class GServerSock(GSock):
                 "destroy it and make it again, its connections live on"
             )
         self._children_config = self._config_of_children()
+        before = self._tls_source
+        super().parameters_written(names)
+        if before is not None and self._tls_source not in (None, before):
+            # The same one for those who have it already: the next reload is for them too.
+            assert self._tls_source is not None
+            before.tls = self._tls_source.tls
+            self._tls_source = before
+        if names & {"ssl_options", "watch_certificates"}:
+            self._look_at_certificates()
         for listener in self._listeners:
             set_options(listener.sock, self.config)
 
@@ -228,6 +285,15 @@ class GServerSock(GSock):
     def addresses(self) -> tuple[str, ...]:
         """The addresses that it listens on, as people write them: `"127.0.0.1:7000"`."""
         return tuple(format_address(one.sock.getsockname()) for one in self._listeners)
+
+    @property
+    def certificates(self) -> tuple[Certificate, ...]:
+        """The certificates in use, the main one first, then those of `sni`.
+
+        Each tells its file, names, dates and `days_left`. Empty without TLS, and where the options
+        bring a `context` of their own, which does not tell.
+        """
+        return () if self._tls_source is None else self._tls_source.tls.certificates
 
     @property
     def _own_config(self) -> Config:
@@ -252,7 +318,7 @@ class GServerSock(GSock):
         shared = {
             name: getattr(self.config, name)
             for name in GSock.config._params
-            if name not in ("subscriber", "host", "port")
+            if name not in ("subscriber", "host", "port", "ssl_options")
         }
         return self.gaplic.configure(GSock, "", f"{self.path}, its connections", shared)
 
@@ -307,7 +373,7 @@ class GServerSock(GSock):
             gsock = _make(
                 GSock, self._free_child_name(subscriber), subscriber, self._children_config
             )
-            gsock.take_over(sock, self.ledger)
+            gsock.take_over(sock, self.ledger, self._tls_source)
             gsock.send_event(gsock, EV_ACCEPTED(peername, sockname))
         except Exception:
             self.ledger.count_failed()
@@ -342,6 +408,60 @@ class GServerSock(GSock):
                 self.path, event.error, len(self.ledger), PAUSE,
             )  # fmt: skip
 
+    # -- certificates ------------------------------------------------------------------------------
+
+    def ac_reload_tls(self, _event: EV_RELOAD_TLS) -> bool:
+        source = self._tls_source
+        if source is None:
+            return False
+        # Seen before they are read: what changes meanwhile is found at the next look.
+        self._watch_of_files.see(source.tls.files)
+        try:
+            fresh = self._own_tls_source()
+            assert fresh is not None
+            source.tls = fresh.tls
+        except GConfigError as error:
+            logger.error("not reloaded, the certificates from before serve on: %s", error)
+            return False
+        except Exception:
+            # A function of the user's that makes the context.
+            logger.exception("%s: not reloaded, the context from before serves on", self.path)
+            return False
+        logger.info("%s: TLS reloaded%s", self.path, _dates(self.certificates))
+        self._warn_of_dates()
+        return True
+
+    def ac_look(self, _event: EV_LOOK) -> None:
+        source = self._tls_source
+        if source is None:
+            return
+        if self.config.watch_certificates and self._watch_of_files.changed(source.tls.files):
+            self.send_event(self, EV_RELOAD_TLS())
+        self._warn_of_dates()
+
+    def _look_at_certificates(self) -> None:
+        """Look now at the dates, and from now on from time to time."""
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+        if self._tls_source is None:
+            return
+        self._watch_of_files.see(self._tls_source.tls.files)
+        self._warn_of_dates()
+        self._look_later()
+
+    def _look_later(self) -> None:
+        seconds = self.config.watch_certificates or LOOK
+        self._look = self.gaplic.call_later(self, min(seconds, LOOK), self._look_now)
+
+    def _look_now(self) -> None:
+        self._look_later()
+        self.send_event(self, EV_LOOK())
+
+    def _warn_of_dates(self) -> None:
+        for warning in self._watch_of_files.warnings(self.certificates):
+            logger.warning("%s: %s", self.path, warning)
+
     machine = {
         "ST_IDLE": [
             on(EV_LISTEN, None, "ST_LISTENING"),
@@ -350,10 +470,18 @@ class GServerSock(GSock):
             enter(watch),
             on(EV_INCOMING, ac_accept),
             on(EV_NO_ROOM, ac_no_room, "ST_PAUSED"),
+            on(EV_RELOAD_TLS, ac_reload_tls),
+            on(EV_LOOK, ac_look),
             leave(stop_watching),
         ],
         "ST_PAUSED": [
             on(EV_ROOM, None, "ST_LISTENING"),
+            on(EV_RELOAD_TLS, ac_reload_tls),
+            on(EV_LOOK, ac_look),
             after(PAUSE, None, "ST_LISTENING"),
         ],
     }
+
+
+def _dates(certificates: Sequence[Certificate]) -> str:
+    return "".join(f"; {one.file} until {one.not_after:%Y-%m-%d}" for one in certificates)

@@ -1,8 +1,9 @@
 """The command `ginsfsm`: what can be done with a gclass from a shell.
 
 `ginsfsm run TARGET` makes a gaplic with one gobj of that gclass, and runs it until it is told to
-stop. A target is `package.module:Class` or `file.py:Class`. As with Python itself, its imports are
-looked for first in the folder of the file, or in the current one where a module is given.
+stop. SIGHUP lets its servers read their certificates again. A target is `package.module:Class` or
+`file.py:Class`. As with Python itself, its imports are looked for first in the folder of the file,
+or in the current one where a module is given.
 
 What the command says goes to stderr; stdout belongs to the program that it runs. Its exit status:
 
@@ -22,11 +23,13 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TypeGuard
 
+from ginsfsm.c_srv_sock import EV_RELOAD_TLS, GServerSock
 from ginsfsm.errors import GConfigError, GinsfsmError, MachineError, nearest
 from ginsfsm.gaplic import GAplic
 from ginsfsm.gconfig import Text
@@ -126,9 +129,9 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="run a gclass until SIGINT (Ctrl-C) or SIGTERM",
         description="Make a gaplic with one gobj of a gclass, and run it until SIGINT (Ctrl-C) or "
-        "SIGTERM. Exit status: 0 when it was stopped; 1 when it could not start, by a parameter "
-        "that does not fit as well; 2 when the command line, the settings file or the target "
-        "cannot be understood.",
+        "SIGTERM. SIGHUP lets its servers read their certificates again. Exit status: 0 when it "
+        "was stopped; 1 when it could not start, by a parameter that does not fit as well; 2 when "
+        "the command line, the settings file or the target cannot be understood.",
     )
     run.add_argument("target", metavar="TARGET", type=_target, help=f"the gclass: {_TARGET_FORM}")
     run.add_argument(
@@ -192,6 +195,8 @@ def _run(options: argparse.Namespace) -> int:
         app = GAplic("app", settings=settings)
         gobj = app.create_gobj(name, gclass, app)
         path = gobj.path
+        if hasattr(signal, "SIGHUP"):
+            app.on_signal(signal.SIGHUP, partial(_reload, app))
         # Whoever reads that it starts may stop it at once, before the gaplic minds the signals
         # itself. To interrupt a loop that is being set up would leave its pieces lying about.
         with _on_signals(app.stop, signal.SIGINT, signal.SIGTERM):
@@ -208,6 +213,15 @@ def _run(options: argparse.Namespace) -> int:
         if app is not None:
             app.destroy_gobj(app)
     return _DONE
+
+
+def _reload(app: GAplic) -> None:
+    """Let every server of the tree read its certificates again; each logs what became of it."""
+    servers = [gobj for gobj in app.walk() if isinstance(gobj, GServerSock)]
+    secure = [server for server in servers if server.config.ssl_options]
+    logger.info("SIGHUP: reloading TLS of %d servers", len(secure))
+    for server in secure:
+        app.send_event(server, EV_RELOAD_TLS())
 
 
 def _settings(

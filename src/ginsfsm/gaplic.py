@@ -42,6 +42,8 @@ __all__ = ["GAplic"]
 
 logger: Final = logging.getLogger("ginsfsm")
 
+_STOP_SIGNALS: Final = frozenset({signal.SIGINT, signal.SIGTERM})
+
 
 class GAplic(GObj):
     """The application: root of a tree of gobjs, with the loop that they live in.
@@ -100,6 +102,7 @@ class GAplic(GObj):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._thread = 0
+        self._signals: dict[int, Callable[[], object]] = {}
         self._stop = asyncio.Event()
         self._stopping = False
         self._unique_gobjs: dict[str, GObj] = {}
@@ -151,6 +154,20 @@ class GAplic(GObj):
             # The loop has been closed meanwhile: what was asked for has happened.
             pass
 
+    def on_signal(self, number: int, callback: Callable[[], object]) -> None:
+        """Let `start` call back, in the loop, whenever the process gets this signal.
+
+        Call it before `start`. SIGINT and SIGTERM belong to `start` itself. Where the system has no
+        such signal, or `start` does not run in the main thread, nobody is called.
+
+        Raises:
+            GObjError: the signal is SIGINT or SIGTERM.
+        """
+        if number in _STOP_SIGNALS:
+            name = signal.Signals(number).name
+            raise GObjError(f"{self.name}.on_signal: {name} stops the gaplic; choose another")
+        self._signals[number] = callback
+
     async def serve(self) -> None:
         """Run inside the loop that runs already, until `stop()` or until it is cancelled.
 
@@ -187,7 +204,7 @@ class GAplic(GObj):
 
         def on_signal(number: int) -> None:
             logger.info("%s: stopping on %s", self.name, signal.Signals(number).name)
-            for one in before:
+            for one in _STOP_SIGNALS.intersection(before):
                 loop.remove_signal_handler(one)
                 # The system's own handler. Python's for SIGINT raises KeyboardInterrupt, and a
                 # program that hangs in a coroutine or in a go_out can hang on after that.
@@ -195,10 +212,15 @@ class GAplic(GObj):
             self.stop()
 
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            wanted: dict[int, Callable[[], object]] = {
+                number: partial(self._run_contained, self, callback)
+                for number, callback in self._signals.items()
+            }
+            wanted |= {number: partial(on_signal, number) for number in _STOP_SIGNALS}
+            for number, callback in wanted.items():
                 handler = signal.getsignal(number)
                 try:
-                    loop.add_signal_handler(number, on_signal, number)
+                    loop.add_signal_handler(number, callback)
                 except NotImplementedError:
                     # Windows' loops have none; there Ctrl-C cancels us instead.
                     continue

@@ -26,12 +26,22 @@ class Ledger(Generic[T]):
         accepted: how many were opened, since the beginning; those still open among them.
         refused: how many the server turned away, by `count_refused`.
         failed: how many failed while they were being made, by `count_failed`.
+        handshakes: how many handshakes of TLS were completed, by `count_handshake`.
+        failed_handshakes: how many were not, by `count_failed_handshake`.
         on_close: called without arguments after each close, when the entry has gone; the server
             goes on accepting with it. A server that ends sets it to `None` and leaves the ledger to
             its connections.
     """
 
-    __slots__ = ("_open", "accepted", "failed", "on_close", "refused")
+    __slots__ = (
+        "_open",
+        "accepted",
+        "failed",
+        "failed_handshakes",
+        "handshakes",
+        "on_close",
+        "refused",
+    )
 
     def __init__(self) -> None:
         # A dictionary and not a set, for the order; the values mean nothing.
@@ -39,6 +49,8 @@ class Ledger(Generic[T]):
         self.accepted = 0
         self.refused = 0
         self.failed = 0
+        self.handshakes = 0
+        self.failed_handshakes = 0
         self.on_close: Callable[[], None] | None = None
 
     def open(self, connection: T) -> None:
@@ -84,6 +96,14 @@ class Ledger(Generic[T]):
     def count_failed(self) -> None:
         """Count a connection that failed while it was being made. It opens and closes nothing."""
         self.failed += 1
+
+    def count_handshake(self) -> None:
+        """Count a handshake of TLS that was completed."""
+        self.handshakes += 1
+
+    def count_failed_handshake(self) -> None:
+        """Count a handshake of TLS that failed or took too long."""
+        self.failed_handshakes += 1
 
     def __len__(self) -> int:
         """How many are open now."""

@@ -1,6 +1,7 @@
 """Reason: why a connection ended, a closed set of words."""
 
 import errno
+import ssl
 from enum import StrEnum
 from typing import Final
 
@@ -49,6 +50,9 @@ _RESETS: Final = frozenset(
 
 def reason_of(error: OSError) -> Reason:
     """The word for what the system says of a connection."""
+    if isinstance(error, ssl.SSLError):
+        # Its numbers are OpenSSL's.
+        return Reason.TLS
     if error.errno in _RESETS:
         return Reason.RESET
     return Reason.TIMEOUT if error.errno == errno.ETIMEDOUT else Reason.ERROR

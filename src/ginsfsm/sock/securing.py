@@ -1,0 +1,284 @@
+"""Securing: the handshake of TLS, at the beginning of a connection or later."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from ginsfsm.errors import GConfigError, GObjError
+from ginsfsm.gconfig import Config, _report
+from ginsfsm.gobj import _destroy
+from ginsfsm.net.addresses import format_address
+from ginsfsm.net.output import OutputQueue
+from ginsfsm.net.reason import Reason, reason_of
+from ginsfsm.net.tls import SslOptions, TlsError, build_tls
+from ginsfsm.net.tls_source import TlsSource
+from ginsfsm.net.tls_stream import TlsInfo, TlsStream, failure
+from ginsfsm.poller import READ, WRITE
+from ginsfsm.sock.base import RX_SIZE
+from ginsfsm.sock.events import (
+    EV_CONNECTED,
+    EV_DROP,
+    EV_ENDED,
+    EV_FAILED,
+    EV_READABLE,
+    EV_RX_DATA,
+    EV_SECURED,
+    EV_SHAKE,
+    EV_START_TLS,
+    EV_TLS_STARTED,
+    EV_WRITABLE,
+)
+from ginsfsm.sock.sending import Sending
+
+__all__ = ["Securing"]
+
+logger: Final = logging.getLogger("ginsfsm")
+
+
+class Securing(Sending):
+    """A connection that can have TLS."""
+
+    __slots__ = ()
+
+    def start_up(self) -> None:
+        """No socket yet; what is wrong with the options of TLS shows here."""
+        super().start_up()
+        self._tls_source = self._own_tls_source()
+
+    def parameters_written(self, names: frozenset[str]) -> None:
+        """What concerns TLS holds for the next connection."""
+        if "ssl_options" in names:
+            self._tls_source = self._own_tls_source()
+
+    @property
+    def tls(self) -> TlsInfo | None:
+        """What was agreed on in the handshake; None where the connection is plain, or is none."""
+        established = self._tls is not None and self.state in ("ST_CONNECTED", "ST_CLOSING")
+        return self._tls.info if established and self._tls is not None else None
+
+    def _own_tls_source(self) -> TlsSource | None:
+        options = self.config.ssl_options
+        if not options:
+            return None
+        cast(Config, self.config)._keep("ssl_options", SslOptions(options))
+        return self._tls_source_of(options, server_side=self._SERVER_SIDE)
+
+    def _tls_source_of(self, options: Mapping[str, Any], *, server_side: bool) -> TlsSource:
+        """Raises GConfigError that lists every fault."""
+        try:
+            tls = build_tls(options, server_side=server_side)
+        except TlsError as error:
+            faults = [f"ssl_options: {fault}" for fault in error.faults]
+            raise GConfigError(_report(f"{self.path} ({type(self).__name__})", faults)) from None
+        for warning in tls.warnings:
+            logger.warning("%s: ssl_options: %s", self.path, warning)
+        return TlsSource(tls)
+
+    def _begins_with_tls(self) -> bool:
+        return self._tls_source is not None and not self.config.start_tls
+
+    def _begin_tls(
+        self,
+        source: TlsSource | None,
+        received: bytes = b"",
+        unsent: OutputQueue | None = None,
+    ) -> None:
+        assert source is not None
+        assert self._sock is not None
+        tls = TlsStream(self._sock, self, source.wrapper(self.config.host), received, unsent)
+        self._stream = self._tls = tls
+        # A server speaks when it has been spoken to.
+        if received or unsent is not None or not source.tls.server_side:
+            self._queue_for_shake(tls)
+
+    def _queue_for_shake(self, tls: TlsStream) -> None:
+        tls.due = True
+        self.gaplic.poller.defer_costly(self._shake)
+
+    def _shake(self) -> None:
+        if EV_SHAKE in self._state and not self.destroyed:
+            try:
+                self.send_event(self, EV_SHAKE())
+            except Exception as error:
+                self.io_failed(error)
+
+    def ac_keep(self, _event: EV_READABLE) -> None:
+        assert self._tls is not None
+        try:
+            data = self._sock.recv(RX_SIZE)  # type: ignore[union-attr]
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.send_event(self, EV_FAILED(reason_of(error), error))
+            return
+        if not data:
+            ended = ConnectionError("the peer closed the connection in the handshake")
+            self.send_event(self, EV_FAILED(Reason.TLS, ended))
+            return
+        self._tls.receive(data)
+        if self._tls.due:
+            # Enough for a step; what else comes may stay in the kernel.
+            self._wait_for(self._mask & ~READ)
+        else:
+            self._queue_for_shake(self._tls)
+
+    def ac_shake(self, _event: EV_SHAKE) -> None:
+        tls = self._tls
+        assert tls is not None
+        tls.due = False
+        self._wait_for(self._mask | READ)
+        try:
+            done = tls.handshake()
+        except (OSError, ValueError) as error:
+            reason = reason_of(error) if isinstance(error, OSError) else Reason.TLS
+            self.send_event(self, EV_FAILED(reason, error))
+            return
+        if done:
+            self.send_event(self, EV_SECURED())
+
+    def ac_flush_shake(self, _event: EV_WRITABLE) -> None:
+        tls = self._tls
+        assert tls is not None
+        try:
+            if not tls.flush():
+                return
+        except OSError as error:
+            self.send_event(self, EV_FAILED(reason_of(error), error))
+            return
+        self._wait_for(self._mask & ~WRITE)
+        if self._tx is not None and not self._tx.size and not self._tx.full:
+            self._tx = None
+        if not tls.due:
+            # Plain output stood before the first step.
+            self._queue_for_shake(tls)
+
+    def tls_blocked(self) -> None:
+        """The kernel does not take what TLS says for itself; see `TlsOwner`."""
+        if self._tx is None:
+            # Empty, and there: something waits for the peer.
+            self._tx = OutputQueue()
+        self._wait_for(self._mask | WRITE)
+
+    def tls_read_again(self) -> None:
+        """Behind what is being delivered stands more; see `TlsOwner`."""
+        self.gaplic.poller.defer(self._read_again)
+
+    def _read_again(self) -> None:
+        tls = self._tls
+        # Where receiving is paused, `ac_resume` comes back to it.
+        if self.destroyed or tls is None or not self._mask & READ:
+            return
+        if EV_ENDED not in self._state or not tls.has_more:
+            return
+        try:
+            data = tls.pull()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._receive_failed(error)
+            return
+        if not data:
+            self.send_event(self, EV_ENDED(self._end_reason()))
+        elif self.state == "ST_CONNECTED":
+            self._tell(EV_RX_DATA(data))
+
+    def ac_upgraded(self, _event: EV_SECURED) -> None:
+        self._upgrading = False
+        self._secured()
+        self._tell(EV_TLS_STARTED())
+        if self._tx is not None and self.state == "ST_CONNECTED":
+            self._flush()
+
+    def ac_secured(self, _event: EV_SECURED) -> None:
+        self._secured()
+        if self._ledger is None:
+            self._tell(EV_CONNECTED(self.peername, self.sockname))
+        else:
+            self._offer()
+
+    def _secured(self) -> None:
+        assert self._tls is not None
+        if self._ledger is not None:
+            self._ledger.count_handshake()
+        if self._tls.has_more:
+            self.tls_read_again()
+
+    def ac_not_secured(self, event: EV_FAILED) -> None:
+        self._handshake_failed(event.reason, event.error)
+
+    def ac_not_upgraded(self, event: EV_FAILED) -> None:
+        self._log_failed_handshake(event.error)
+        self._close(event.reason)
+
+    def ac_too_slow(self) -> None:
+        late = TimeoutError(f"not complete within {self.config.handshake_timeout} s")
+        if self._upgrading:
+            self._log_failed_handshake(late)
+            self._close(Reason.TIMEOUT)
+        else:
+            self._handshake_failed(Reason.TIMEOUT, late)
+
+    def ac_stop_shake(self, _event: EV_DROP) -> None:
+        self._forget_opening(Reason.LOCAL)
+
+    def _handshake_failed(self, reason: Reason, error: Exception | None) -> None:
+        self._log_failed_handshake(error)
+        if self._ledger is None:
+            self._forget_opening(reason)
+        else:
+            # Nobody has heard of it.
+            _destroy(self)
+
+    def _log_failed_handshake(self, error: Exception | None) -> None:
+        if self._ledger is not None:
+            self._ledger.count_failed_handshake()
+        # Who looks whether the port is open, as balancers do each second, is no news.
+        silent = self._tls is not None and self._tls.silent and not self._upgrading
+        logger.log(
+            logging.DEBUG if silent and isinstance(error, ConnectionError) else logging.INFO,
+            "%s: the TLS handshake with %s failed: %s",
+            self.path, format_address(self.peername), failure(error),
+        )  # fmt: skip
+
+    def ac_upgrade(self, event: EV_START_TLS) -> None:
+        source = self._tls_source
+        if event.ssl_options:
+            source = self._tls_source_of(event.ssl_options, server_side=self._ledger is not None)
+        self._upgrading = True
+        unsent, self._tx = self._tx, None
+        if unsent is not None and unsent.full:
+            # The owner still waits for EV_TRANSMIT_READY.
+            self._tx = OutputQueue()
+            self._tx.full = True
+        self._wait_for(READ)
+        self._begin_tls(source, bytes(event.received), unsent)
+
+    def ac_cannot_upgrade(self, _event: EV_START_TLS) -> None:
+        if self._tls is not None:
+            raise GObjError(f"{self.path}: EV_START_TLS: the connection has TLS already")
+        if self._rx_ended or self._tx_error is not None:
+            raise GObjError(f"{self.path}: EV_START_TLS: the peer has ended the connection")
+        raise GObjError(
+            f"{self.path}: EV_START_TLS: there are no ssl_options; give them, with start_tls=True, "
+            "to the server or the client gsock, or in the event"
+        )
+
+    def _offer(self) -> None:
+        """Tell of an accepted connection; where nobody takes it, it goes."""
+        if self._tell(EV_CONNECTED(self.peername, self.sockname)):
+            return
+        # Where it was dropped, somebody did take it, and only returned what it got of another.
+        if self.state == "ST_CONNECTED" and self._asks(EV_CONNECTED):
+            # The door is shut: nobody took the connection, and nobody will hear of its end.
+            assert self._ledger is not None
+            self._ledger.count_refused()
+            _destroy(self)
+
+    def _receive_failed(self, error: OSError) -> None:
+        self.send_event(self, EV_FAILED(self._tx_error or reason_of(error), error))
+
+    def _end_reason(self) -> Reason:
+        whole = self._tls is None or self._tls.closed
+        return Reason.PEER if whole else Reason.TLS_TRUNCATED
