@@ -1,7 +1,7 @@
 """Measures ginsfsm beside its peers and says which of the project's figures are reached.
 
 ``python benchmarks/bench.py [--only echo_50x1k,churn] [--peers uvloop,ginsfsm] [--runs 5]
-[--json FILE]``
+[--key rsa] [--json FILE]``
 
 `README.md` beside this file says what is measured and how to read it.
 """
@@ -18,6 +18,7 @@ from types import FrameType
 
 import dispatch
 import peers
+from certificate import KEYS
 from process import BenchError
 from report import Results, as_json, disturbed, head, table, targets_table, verdicts
 from scenarios import PEERS, SCENARIOS, Cores, Scenario
@@ -33,6 +34,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", help=f"scenarios, with commas: {', '.join(names)}")
     parser.add_argument("--peers", help=f"peers, with commas: {', '.join(PEERS)}")
     parser.add_argument("--runs", type=int, default=5, help="rounds (default 5)")
+    parser.add_argument(
+        "--key", choices=KEYS, default="ec", help="key of the certificate for TLS (default ec)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     options = parser.parse_args()
     options.only = names if options.only is None else options.only.split(",")
@@ -60,13 +64,21 @@ def allow_descriptors() -> None:
         print(f"`ulimit -n` is {hard}: idle_9000 needs {DESCRIPTORS}", file=sys.stderr)
 
 
-def run(scenario: Scenario, chosen: Sequence[str] | None, runs: int, cores: Cores) -> Results:
+def run(
+    scenario: Scenario, chosen: Sequence[str] | None, runs: int, key: str, cores: Cores
+) -> Results:
     """Measure the rows of a scenario, round by round.
 
     A row that fails is left out of later rounds and reported; the others go on.
     """
     results = Results(scenario)
     rows = scenario.rows(scenario.peers if chosen is None else chosen)
+    if rows and scenario.tls:
+        try:
+            peers.build_tls(key)
+        except BenchError as error:
+            results.failures = dict.fromkeys(rows, str(error))
+            return results
     for number in range(runs):
         progress(f"{scenario.name}, round {number + 1} of {runs}")
         results.add(scenario.measure(rows, cores))
@@ -98,12 +110,12 @@ def main() -> int:
     if "dispatch" in options.only and (options.peers is None or "original" in options.peers):
         dispatch.original_python()
     cores = choose_cores()
-    heading = head(cores, options.runs)
+    heading = head(cores, options.runs, options.key)
     print(heading, flush=True)
     all_results = []
     for scenario in SCENARIOS:
         if scenario.name in options.only:
-            results = run(scenario, options.peers, options.runs, cores)
+            results = run(scenario, options.peers, options.runs, options.key, cores)
             if results.rows() or results.failures:
                 all_results.append(results)
                 print(f"\n{table(results)}", flush=True)

@@ -5,6 +5,9 @@
  *   loader churn PORT PARALLEL
  *   loader idle  PORT CONNECTIONS
  *
+ * Compiled with -DTLS it speaks TLS 1.3 and wants one more argument, the file of the certificate
+ * that the server must have.
+ *
  * The conversation with the harness, on standard input and output:
  *
  *   loader: "ready"                       connections open, nothing in flight
@@ -16,7 +19,8 @@
  * echo:  every connection has one message in flight.  The bytes that come back are compared
  *        with those sent; message k of connection c starts at another place of the pattern,
  *        so an answer that belongs to another connection or message does not pass.
- * churn: connect, send one byte, read it, close; PARALLEL of them at any time.
+ * churn: connect, send one byte, read it, close; PARALLEL of them at any time.  With TLS, a full
+ *        handshake, and an operation is over when the server has closed its side too.
  * idle:  open the connections and hold them.  Each echoes one byte first: a connection that
  *        waits in the listen queue looks open from here, but costs the server nothing.
  *
@@ -66,6 +70,12 @@ struct connection {
     size_t sent;            /* bytes of the present message that are on their way */
     size_t received;        /* bytes of its echo that came back */
     const char *message;    /* NULL: no message in flight */
+    int ending;             /* closed on this side, the server's answer is awaited */
+#ifdef TLS
+    struct ssl_st *ssl;
+    size_t flushed;         /* bytes of what waits to be sent that are on their way */
+    int tickets;            /* session tickets received */
+#endif
 };
 
 static struct connection *connections;
@@ -101,6 +111,12 @@ static void took_too_long(int number)
     (void)number;
     _exit(3);
 }
+
+#ifdef TLS
+#include "loader_tls.h"
+#else
+#include "loader_tcp.h"
+#endif
 
 static double elapsed(void)
 {
@@ -151,15 +167,7 @@ static void watch(struct connection *connection, int operation, uint32_t interes
 /* Sends what is left of the present message; what the kernel does not take now waits. */
 static void send_rest(struct connection *connection)
 {
-    ssize_t count = send(connection->fd, connection->message + connection->sent,
-                         message_size - connection->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (count < 0) {
-        if (errno != EAGAIN)
-            fail("send: %s", strerror(errno));
-        count = 0;
-    }
-    connection->sent += (size_t)count;
-    int unsent = connection->sent < message_size;
+    int unsent = transport_send(connection);
     if (unsent != connection->waits_for_write)
         watch(connection, EPOLL_CTL_MOD, unsent ? EPOLLIN | EPOLLOUT : EPOLLIN);
 }
@@ -176,40 +184,46 @@ static void start_message(struct connection *connection)
 
 static void close_connection(struct connection *connection)
 {
+    transport_close(connection);
     close(connection->fd);
     connection->fd = -1;
     connection->waits_for_write = 0;
+    connection->ending = 0;
 }
 
 /* Opens a connection for churn and sends its byte. On loopback the handshake is over here. */
 static void start_connection(struct connection *connection)
 {
     connection->fd = open_socket(SOCK_NONBLOCK);
+    transport_open(connection);
     watch(connection, EPOLL_CTL_ADD, EPOLLIN);
     start_message(connection);
 }
 
-/* Takes what came back; returns 1 when the echo is whole. */
+/* Takes what came back; returns 1 when the echo is whole, and when an end was answered. */
 static int receive(struct connection *connection)
 {
-    ssize_t count = recv(connection->fd, received_bytes, sizeof received_bytes, MSG_DONTWAIT);
-    if (count < 0) {
-        if (errno == EAGAIN)
-            return 0;
-        fail("recv: %s", strerror(errno));
-    }
-    if (count == 0)
-        fail("the server closed a connection");
-    if (connection->message == NULL || connection->received + (size_t)count > message_size)
-        fail("the server sent more bytes than it was sent");
-    if (memcmp(received_bytes, connection->message + connection->received, (size_t)count) != 0)
-        fail("the echo differs from what was sent");
-    connection->received += (size_t)count;
-    if (connection->received < message_size)
-        return 0;
-    connection->message = NULL;
-    finished++;
-    return 1;
+    int whole = 0;
+    do {
+        ssize_t count = transport_receive(connection, received_bytes, sizeof received_bytes);
+        if (count < 0)
+            break;
+        if (count == 0) {
+            if (!connection->ending)
+                fail("the server closed a connection");
+            return 1;
+        }
+        if (connection->message == NULL || connection->received + (size_t)count > message_size)
+            fail("the server sent more bytes than it was sent");
+        if (memcmp(received_bytes, connection->message + connection->received, (size_t)count) != 0)
+            fail("the echo differs from what was sent");
+        connection->received += (size_t)count;
+        if (connection->received == message_size) {
+            connection->message = NULL;
+            whole = 1;
+        }
+    } while (transport_has_more(connection));
+    return whole;
 }
 
 /* One turn: waits for events and hands each to `on_echo` when its echo is whole. */
@@ -224,6 +238,10 @@ static void turn(void (*on_echo)(struct connection *))
              (unsigned long long)(started - finished));
     for (int index = 0; index < count; index++) {
         struct connection *connection = events[index].data.ptr;
+        if (transport_opening(connection)) {
+            send_rest(connection);
+            continue;
+        }
         if (events[index].events & EPOLLOUT)
             send_rest(connection);
         if (events[index].events & (EPOLLIN | EPOLLHUP | EPOLLERR) && receive(connection))
@@ -235,13 +253,19 @@ static void turn(void (*on_echo)(struct connection *))
 
 static void echo_again(struct connection *connection)
 {
+    finished++;
     if (may_start_another())
         start_message(connection);
 }
 
 static void connect_again(struct connection *connection)
 {
+    if (!connection->ending && transport_end(connection)) {
+        connection->ending = 1;
+        return;
+    }
     close_connection(connection);
+    finished++;
     if (may_start_another())
         start_connection(connection);
 }
@@ -249,6 +273,7 @@ static void connect_again(struct connection *connection)
 static void hold(struct connection *connection)
 {
     (void)connection;
+    finished++;
 }
 
 /* Runs one span: up to `limit` operations, for at most `seconds`; what was started is ended. */
@@ -290,8 +315,17 @@ static void open_all(void)
 {
     for (size_t index = 0; index < connection_count; index++) {
         connections[index].fd = open_socket(0);
+        transport_open(&connections[index]);
         watch(&connections[index], EPOLL_CTL_ADD, EPOLLIN);
     }
+}
+
+static void run_echo(void)
+{
+    open_all();
+    /* A message on each, so that no handshake is left for a span. */
+    run_span(start_message, hold, connection_count, MAX_SPAN / 1e3);
+    obey(start_message, echo_again);
 }
 
 static void run_idle(void)
@@ -325,9 +359,9 @@ static uint64_t number(const char *text, uint64_t low, uint64_t high)
 
 static void usage(void)
 {
-    fputs("usage: loader echo PORT CONNECTIONS SIZE\n"
-          "       loader churn PORT PARALLEL\n"
-          "       loader idle PORT CONNECTIONS\n", stderr);
+    fputs("usage: loader echo PORT CONNECTIONS SIZE" TRANSPORT_USAGE "\n"
+          "       loader churn PORT PARALLEL" TRANSPORT_USAGE "\n"
+          "       loader idle PORT CONNECTIONS" TRANSPORT_USAGE "\n", stderr);
     exit(2);
 }
 
@@ -336,7 +370,8 @@ int main(int argc, char **argv)
     const char *mode = argc > 1 ? argv[1] : "";
     int is_echo = strcmp(mode, "echo") == 0, is_churn = strcmp(mode, "churn") == 0;
     int is_idle = strcmp(mode, "idle") == 0;
-    if (argc != (is_echo ? 5 : is_churn || is_idle ? 4 : -1))
+    int own = is_echo ? 5 : is_churn || is_idle ? 4 : argc + 1;
+    if (argc != own + TRANSPORT_ARGUMENTS)
         usage();
 
     server.sin_family = AF_INET;
@@ -359,14 +394,14 @@ int main(int argc, char **argv)
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (connections == NULL || epoll_fd < 0)
         fail("no memory or no epoll");
+    transport_prepare(argv + own);
 
     if (is_idle) {
         run_idle();
     } else if (is_churn) {
         obey(start_connection, connect_again);
     } else {
-        open_all();
-        obey(start_message, echo_again);
+        run_echo();
     }
     return 0;
 }

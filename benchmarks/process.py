@@ -35,8 +35,14 @@ PSS_SLACK = 16 * 1024
 PSS_SECONDS = 15.0
 """Memory is stable when four readings in a row lie within 16 KiB."""
 
-DISTORTING = ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONMALLOC", "PYTHONTRACEMALLOC")
-"""Variables that would slow the Python servers, but not the loader or the C server."""
+DISTORTING = (
+    "PYTHONASYNCIODEBUG",
+    "PYTHONDEVMODE",
+    "PYTHONMALLOC",
+    "PYTHONTRACEMALLOC",
+    "SSLKEYLOGFILE",
+)
+"""Variables that would slow the Python servers, or some of them, but not the C programs."""
 
 
 class BenchError(Exception):

@@ -2,12 +2,14 @@
 
 import os
 import platform
+import ssl
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+from certificate import KEYS
 from process import SCHEDSTAT
 from scenarios import SLICES, TARGETS, Cores, Figure, Round, Scenario, Target
 
@@ -38,16 +40,17 @@ class Results:
         """Return the figures of a row."""
         return [figures[row].value for figures in self.rounds if row in figures]
 
-    def ratios(self, row: str, against: str) -> list[float]:
-        """Return, for every round that has both rows, one figure divided by the other.
+    def ratios(self, row: str, against: Sequence[str]) -> list[float]:
+        """Return, for every round that has all these rows, one figure divided by the others'.
 
-        What disturbs the machine disturbs neighbours alike, so a ratio of neighbours is
-        steadier than the ratio of two medians.
+        Of several others the best one of that round counts, so the largest ratio. What disturbs
+        the machine disturbs neighbours alike, so a ratio of neighbours is steadier than the
+        ratio of two medians.
         """
         return [
-            figures[row].ratio(figures[against])
+            max(figures[row].ratio(figures[other]) for other in against)
             for figures in self.rounds
-            if row in figures and against in figures
+            if figures.keys() >= {row, *against}
         ]
 
     def notes(self, row: str) -> dict[str, float]:
@@ -82,7 +85,7 @@ def siblings(cores: Cores) -> bool:
     return cores.server != cores.loader and bool(mask >> cores.loader & 1)
 
 
-def head(cores: Cores, runs: int) -> str:
+def head(cores: Cores, runs: int, key: str) -> str:
     """Return what a reader must know before the figures mean anything."""
     python = f"{platform.python_implementation()} {platform.python_version()}"
     system = f"{platform.system()} {platform.release()}"
@@ -99,6 +102,7 @@ def head(cores: Cores, runs: int) -> str:
         (
             f"{python}, {system}, {os.cpu_count()} × {processor()}",
             f"{packages}; ginsfsm runs on {loop}",
+            f"TLS of the servers: {ssl.OPENSSL_VERSION}, certificate with {KEYS[key]}",
             f"{where}; CPU time from {source}",
             f"rounds: {runs}, of {SLICES} slices, peers in turn; load at the start: {load}",
         )
@@ -114,7 +118,7 @@ def table(results: Results) -> str:
     """Return the table of one scenario."""
     scenario = results.scenario
     digits = 0 if scenario.unit == "ns" else 2
-    against = f"/ {scenario.baseline}"
+    against = "/ better" if len(scenario.baseline) > 1 else f"/ {scenario.baseline[0]}"
     lines = [
         f"{scenario.name}: {scenario.title}",
         f"  {'':15}{scenario.unit:>8}  {'min..max':16}{against:>9}  {'min..max':12}",
@@ -176,10 +180,10 @@ def verdicts(all_results: Iterable[Results]) -> list[Verdict]:
         results = by_name.get(target.scenario)
         if results is None:
             continue
-        if target.against is None:
-            values = results.values(target.row)
-        else:
+        if target.against:
             values = results.ratios(target.row, target.against)
+        else:
+            values = results.values(target.row)
         if not values:
             found.append(Verdict(target, None, "not measured"))
             continue

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dispatch import CONTESTANTS
-from peers import HERE, LOADER, SERVER_PEERS, server_command
+from peers import HERE, SERVER_PEERS, TLS_PEERS, loader_command, server_command, server_peers
 from process import BenchError, Child, Server, machine_seconds
 
 READY_SECONDS = 60.0
@@ -35,7 +35,7 @@ DISPATCH_PEERS = {
 }
 """The contestants of dispatch.py that ``--peers`` means by a name."""
 
-PEERS = (*SERVER_PEERS, *(name for name in DISPATCH_PEERS if name not in SERVER_PEERS))
+PEERS = tuple(dict.fromkeys((*SERVER_PEERS, *TLS_PEERS, *DISPATCH_PEERS)))
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,14 @@ class Scenario(Protocol):
     @property
     def unit(self) -> str: ...
     @property
-    def baseline(self) -> str: ...
+    def baseline(self) -> tuple[str, ...]:
+        """What the ratios are taken against: with several rows, the best one of each round."""
+        ...
+
     @property
     def peers(self) -> tuple[str, ...]: ...
+    @property
+    def tls(self) -> bool: ...
 
     def rows(self, peers: Sequence[str]) -> list[str]:
         """Return the rows of the table that these peers can fill, in order."""
@@ -98,12 +103,14 @@ class Scenario(Protocol):
 class Pair:
     """A server under load: the server, its loader, and one slice after another."""
 
-    def __init__(self, row: str, mode: str, arguments: Sequence[int], cores: Cores) -> None:
+    def __init__(
+        self, row: str, mode: str, arguments: Sequence[int], tls: bool, cores: Cores
+    ) -> None:
         self.row = row
         with ExitStack() as stack:
-            self.server = stack.enter_context(Server(row, server_command(row), cores.server))
-            numbers = [str(number) for number in (self.server.port, *arguments)]
-            command = [str(LOADER), mode, *numbers]
+            server = Server(row, server_command(row, tls), cores.server)
+            self.server = stack.enter_context(server)
+            command = loader_command(mode, (server.port, *arguments), tls)
             self.loader = stack.enter_context(Child(f"the loader of {row}", command, cores.loader))
             self.loader.ask(READY_SECONDS)
             self._stack = stack.pop_all()
@@ -133,10 +140,11 @@ class Load:
     milliseconds: int
     peers: tuple[str, ...]
     unit: str = "µs"
-    baseline: str = "uvloop"
+    baseline: tuple[str, ...] = ("uvloop",)
+    tls: bool = False
 
     def rows(self, peers: Sequence[str]) -> list[str]:
-        return [peer for peer in SERVER_PEERS if peer in peers]
+        return [peer for peer in server_peers(self.tls) if peer in peers]
 
     def measure(self, rows: Sequence[str], cores: Cores) -> Round:
         """Start all servers, then measure them in turn, slice by slice."""
@@ -146,7 +154,7 @@ class Load:
         with ExitStack() as stack:
             for row in rows:
                 try:
-                    pair = Pair(row, self.mode, self.arguments, cores)
+                    pair = Pair(row, self.mode, self.arguments, self.tls, cores)
                     pairs[row] = stack.enter_context(pair)
                 except BenchError as error:
                     found.failures[row] = str(error)
@@ -188,11 +196,13 @@ class Idle:
     connections: int
     peers: tuple[str, ...]
     unit: str = "KiB"
-    baseline: str = "uvloop"
+    baseline: tuple[str, ...] = ("uvloop",)
+    tls: bool = False
 
     def rows(self, peers: Sequence[str]) -> list[str]:
         # The C server keeps nothing per connection: its row would say zero.
-        return [peer for peer in SERVER_PEERS if peer in peers and peer != "c_epoll"]
+        known = server_peers(self.tls)
+        return [peer for peer in known if peer in peers and peer != "c_epoll"]
 
     def measure(self, rows: Sequence[str], cores: Cores) -> Round:
         """Measure one server after the other: those alive share pages, which PSS divides."""
@@ -206,9 +216,9 @@ class Idle:
 
     def _fill(self, row: str, cores: Cores) -> Figure:
         """Read the memory of the empty server, fill it, and read again."""
-        with Server(row, server_command(row), cores.server) as server:
+        with Server(row, server_command(row, self.tls), cores.server) as server:
             empty = server.stable_pss()
-            command = [str(LOADER), "idle", str(server.port), str(self.connections)]
+            command = loader_command("idle", (server.port, self.connections), self.tls)
             with Child(f"the loader of {row}", command, cores.loader) as loader:
                 loader.ask(READY_SECONDS)
                 full = server.stable_pss()
@@ -224,7 +234,8 @@ class Dispatch:
     title: str
     peers: tuple[str, ...]
     unit: str = "ns"
-    baseline: str = "bare"
+    baseline: tuple[str, ...] = ("bare",)
+    tls: bool = False
 
     def rows(self, peers: Sequence[str]) -> list[str]:
         chosen = {row for peer in peers for row in DISPATCH_PEERS.get(peer, ())}
@@ -255,6 +266,9 @@ def parse(line: str) -> dict[str, float]:
 
 ENDLESS = 10_000_000
 """Operations that no span reaches: its limit of time ends it."""
+
+BOTH_UVLOOPS = ("uvloop", "uvloop_buffered")
+"""Over TLS the two differ by a factor that depends on the message: the better one counts."""
 
 SCENARIOS: tuple[Scenario, ...] = (
     Load(
@@ -295,6 +309,50 @@ SCENARIOS: tuple[Scenario, ...] = (
         connections=9000,
         peers=("uvloop", "ginsfsm", "asyncio"),
     ),
+    Load(
+        name="tls_echo_20x1k",
+        title="TLS, 20 connections, 1 KiB: server CPU per message",
+        mode="echo",
+        arguments=(20, 1024),
+        warm=2000,
+        operations=ENDLESS,
+        milliseconds=300,
+        peers=TLS_PEERS,
+        baseline=BOTH_UVLOOPS,
+        tls=True,
+    ),
+    Load(
+        name="tls_echo_64k",
+        title="TLS, 10 connections, 64 KiB: server CPU per message",
+        mode="echo",
+        arguments=(10, 65536),
+        warm=500,
+        operations=ENDLESS,
+        milliseconds=300,
+        peers=TLS_PEERS,
+        baseline=BOTH_UVLOOPS,
+        tls=True,
+    ),
+    Load(
+        name="tls_handshakes",
+        title="TLS, connect, full handshake, 1 byte, close, 50 at a time: server CPU each",
+        mode="churn",
+        arguments=(50,),
+        warm=100,
+        operations=500,
+        milliseconds=2000,
+        peers=TLS_PEERS,
+        baseline=BOTH_UVLOOPS,
+        tls=True,
+    ),
+    # What asyncio needs for these is 800 MiB.
+    Idle(
+        name="tls_idle",
+        title="TLS, 3 000 idle connections: server memory (PSS) each, over the empty server",
+        connections=3000,
+        peers=TLS_PEERS,
+        tls=True,
+    ),
     Dispatch(
         name="dispatch",
         title="one event to a machine with one counting action",
@@ -305,23 +363,27 @@ SCENARIOS: tuple[Scenario, ...] = (
 
 @dataclass(frozen=True)
 class Target:
-    """A figure to reach: a row of a scenario, by itself or against another row."""
+    """A figure to reach: a row of a scenario, by itself or against the best of other rows."""
 
     scenario: str
     row: str
-    against: str | None
+    against: tuple[str, ...]
     limit: float
     words: str
 
 
 TARGETS = (
-    Target("echo_50x1k", "ginsfsm", "uvloop", 1.15, "50 × 1 KiB, against raw uvloop"),
-    Target("echo_50x1k", "ginsfsm", "tornado", 1 / 3, "50 × 1 KiB, against Tornado"),
-    Target("echo_50x1k", "ginsfsm", "twisted", 1 / 2, "50 × 1 KiB, against Twisted"),
-    Target("echo_1000x64", "ginsfsm", "uvloop", 1.15, "1000 × 64 B, against raw uvloop"),
-    Target("churn", "ginsfsm", "uvloop", 1.2, "connect and close, against raw uvloop"),
-    Target("idle_9000", "ginsfsm", None, 2.5, "9 000 idle, KiB each"),
-    Target("dispatch", "typed", "bare", 7, "typed send_event, bare method calls"),
-    Target("dispatch", "typed", "transitions", 1 / 20, "typed send_event, against transitions"),
-    Target("dispatch", "typed", "original", 1 / 6, "typed send_event, against ginsfsm 0.7.3"),
+    Target("echo_50x1k", "ginsfsm", ("uvloop",), 1.15, "50 × 1 KiB, against raw uvloop"),
+    Target("echo_50x1k", "ginsfsm", ("tornado",), 1 / 3, "50 × 1 KiB, against Tornado"),
+    Target("echo_50x1k", "ginsfsm", ("twisted",), 1 / 2, "50 × 1 KiB, against Twisted"),
+    Target("echo_1000x64", "ginsfsm", ("uvloop",), 1.15, "1000 × 64 B, against raw uvloop"),
+    Target("churn", "ginsfsm", ("uvloop",), 1.2, "connect and close, against raw uvloop"),
+    Target("idle_9000", "ginsfsm", (), 2.5, "9 000 idle, KiB each"),
+    Target("tls_echo_20x1k", "ginsfsm", BOTH_UVLOOPS, 1.05, "TLS 20 × 1 KiB, the better uvloop"),
+    Target("tls_echo_64k", "ginsfsm", BOTH_UVLOOPS, 1.15, "TLS 64 KiB, the better uvloop"),
+    Target("tls_handshakes", "ginsfsm", BOTH_UVLOOPS, 1.05, "TLS handshakes, the better uvloop"),
+    Target("tls_idle", "ginsfsm", (), 40, "TLS, idle, KiB each"),
+    Target("dispatch", "typed", ("bare",), 7, "typed send_event, bare method calls"),
+    Target("dispatch", "typed", ("transitions",), 1 / 20, "typed send_event, against transitions"),
+    Target("dispatch", "typed", ("original",), 1 / 6, "typed send_event, against ginsfsm 0.7.3"),
 )

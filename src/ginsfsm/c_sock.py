@@ -54,11 +54,12 @@ from ginsfsm.net.tls_source import TlsSource
 from ginsfsm.net.tls_stream import failure
 from ginsfsm.net.unacknowledged import is_acknowledged
 from ginsfsm.poller import READ, WRITE
-from ginsfsm.row import POSTPONE, after, on
+from ginsfsm.row import after, on
 from ginsfsm.smachine import NOT_ACCEPTED, NotAccepted
 from ginsfsm.sock.base import RX_SIZE, SockBase, set_options
 from ginsfsm.sock.events import (
     EV_ACCEPTED,
+    EV_ACCEPTED_TLS,
     EV_CONNECT,
     EV_CONNECT_FAILED,
     EV_CONNECTED,
@@ -139,7 +140,7 @@ class GSock(Securing):
         Receiving in ST_CONNECTED is done here and not behind a row of the table: what every message
         passes has to be one function.
         """
-        if mask != READ or not self._mask & READ or self._state.name != "ST_CONNECTED":
+        if mask != self._direct:
             self._other_readiness(mask)
             return
         try:
@@ -212,7 +213,7 @@ class GSock(Securing):
         return event.error is None
 
     def opens_tls(self, event: EV_OPENED) -> bool:
-        return event.error is None and self._begins_with_tls()
+        return event.error is None and self._tls_source is not None and not self.config.start_tls
 
     def ac_opened(self, _event: EV_OPENED) -> None:
         self._opening = None
@@ -255,10 +256,7 @@ class GSock(Securing):
         self._tls_source = tls_source
         ledger.open(self)
 
-    def is_for_tls(self, _event: EV_ACCEPTED) -> bool:
-        return self._begins_with_tls()
-
-    def ac_accepted_tls(self, event: EV_ACCEPTED) -> None:
+    def ac_accepted_tls(self, event: EV_ACCEPTED_TLS) -> None:
         self.peername = event.peername
         self.sockname = event.sockname
         self._wait_for(READ)
@@ -274,11 +272,15 @@ class GSock(Securing):
 
     def is_upgrade(self, _event: Event) -> bool:
         """Guard: the owner knows of the connection already."""
-        return self._upgrading
+        return self._kept is not None
 
     def can_stop(self, event: EV_DROP) -> bool:
         """Guard: there is nothing that would have to wait for the handshake."""
-        return self._upgrading and (event.abort or self._tx is None)
+        return self._kept is not None and (event.abort or self._tx is None)
+
+    def ac_later(self, event: EV_PAUSE_RX | EV_RESUME_RX | EV_DROP) -> None:
+        assert self._kept is not None
+        self._kept.append(event)
 
     def can_upgrade(self, event: EV_START_TLS) -> bool:
         options = event.ssl_options or self._tls_source
@@ -348,6 +350,7 @@ class GSock(Securing):
 
     def ac_drop(self, _event: EV_DROP) -> None:
         self._reason = Reason.LOCAL
+        self._direct = 0
         if self._tx is None:
             self.send_event(self, EV_FLUSHED())
             return
@@ -357,6 +360,7 @@ class GSock(Securing):
             self._flush()
 
     def ac_flush_last(self, event: EV_ENDED) -> None:
+        self._direct = 0
         self._reason = event.reason
         self.ac_input_ended(event)
         if self._tx is None:
@@ -431,7 +435,7 @@ class GSock(Securing):
     machine = {
         "ST_DISCONNECTED": [
             on(EV_CONNECT,           ac_connect,               "ST_CONNECTING"),
-            on(EV_ACCEPTED,          ac_accepted_tls,          "ST_HANDSHAKE",    when=is_for_tls),
+            on(EV_ACCEPTED_TLS,      ac_accepted_tls,          "ST_HANDSHAKE"),
             on(EV_ACCEPTED,          ac_accepted,              "ST_CONNECTED"),
             on(EV_DROP,              None),
             on(EV_SEND_DATA,         ac_too_late,                                 when=is_ending),
@@ -456,10 +460,10 @@ class GSock(Securing):
             on(EV_SEND_DATA,         Sending.ac_write,                            when=is_upgrade),
             on(EV_WRITE_OUTPUT_DATA, Sending.ac_write,                            when=is_upgrade),
             on(EV_FLUSH_OUTPUT_DATA, None,                                        when=is_upgrade),
-            on(EV_PAUSE_RX,          POSTPONE,                                    when=is_upgrade),
-            on(EV_RESUME_RX,         POSTPONE,                                    when=is_upgrade),
+            on(EV_PAUSE_RX,          ac_later,                                    when=is_upgrade),
+            on(EV_RESUME_RX,         ac_later,                                    when=is_upgrade),
             on(EV_DROP,              ac_abort,                 "ST_DISCONNECTED", when=can_stop),
-            on(EV_DROP,              POSTPONE,                                    when=is_upgrade),
+            on(EV_DROP,              ac_later,                                    when=is_upgrade),
             on(EV_DROP,              Securing.ac_stop_shake,   "ST_DISCONNECTED"),
             on(EV_FAILED,            Securing.ac_not_upgraded, "ST_DISCONNECTED", when=is_upgrade),
             on(EV_FAILED,            Securing.ac_not_secured,  "ST_DISCONNECTED"),

@@ -44,7 +44,7 @@ from ginsfsm.net.ledger import Ledger
 from ginsfsm.poller import READ
 from ginsfsm.row import after, enter, leave, on
 from ginsfsm.sock.base import SockBase, set_options
-from ginsfsm.sock.events import EV_ACCEPTED
+from ginsfsm.sock.events import EV_ACCEPTED, EV_ACCEPTED_TLS
 
 if TYPE_CHECKING:
     from ginsfsm.clock import TimerHandle
@@ -204,6 +204,7 @@ class GServerSock(GSock):
     _SERVER_SIDE: ClassVar[bool] = True
 
     __slots__ = (
+        "_accepted",
         "_children_config",
         "_count",
         "_listeners",
@@ -220,6 +221,7 @@ class GServerSock(GSock):
     _look: TimerHandle | None
     _watch_of_files: CertificateWatch
     _children_config: Config
+    _accepted: type[EV_ACCEPTED | EV_ACCEPTED_TLS]
 
     def start_up(self) -> None:
         """Listen on the host and the port."""
@@ -233,7 +235,7 @@ class GServerSock(GSock):
         self.ledger.on_close = self._on_close
         super().start_up()
         self._check_subscriber()
-        self._children_config = self._config_of_children()
+        self._prepare_children()
         config = self.config
         try:
             listening = listen(
@@ -268,7 +270,6 @@ class GServerSock(GSock):
                 f"{self.path}: {', '.join(fixed)}: cannot change while the server listens; "
                 "destroy it and make it again, its connections live on"
             )
-        self._children_config = self._config_of_children()
         before = self._tls_source
         super().parameters_written(names)
         if before is not None and self._tls_source not in (None, before):
@@ -276,6 +277,7 @@ class GServerSock(GSock):
             assert self._tls_source is not None
             before.tls = self._tls_source.tls
             self._tls_source = before
+        self._prepare_children()
         if names & {"ssl_options", "watch_certificates"}:
             self._look_at_certificates()
         for listener in self._listeners:
@@ -313,14 +315,17 @@ class GServerSock(GSock):
                 "add the rows, or give another subscriber"
             )
 
-    def _config_of_children(self) -> Config:
-        """One config object for all connections, so that none pays for it."""
+    def _prepare_children(self) -> None:
+        """What all connections share is made once, so that none pays for it."""
+        plain = self._tls_source is None or self.config.start_tls
+        self._accepted = EV_ACCEPTED if plain else EV_ACCEPTED_TLS
         shared = {
             name: getattr(self.config, name)
             for name in GSock.config._params
             if name not in ("subscriber", "host", "port", "ssl_options")
         }
-        return self.gaplic.configure(GSock, "", f"{self.path}, its connections", shared)
+        owner = f"{self.path}, its connections"
+        self._children_config = self.gaplic.configure(GSock, "", owner, shared)
 
     def _on_close(self) -> None:
         if EV_ROOM in self._state:
@@ -374,7 +379,7 @@ class GServerSock(GSock):
                 GSock, self._free_child_name(subscriber), subscriber, self._children_config
             )
             gsock.take_over(sock, self.ledger, self._tls_source)
-            gsock.send_event(gsock, EV_ACCEPTED(peername, sockname))
+            gsock.send_event(gsock, self._accepted(peername, sockname))
         except Exception:
             self.ledger.count_failed()
             logger.exception(

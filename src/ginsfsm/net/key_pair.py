@@ -15,6 +15,9 @@ from ginsfsm.net.tls_options import ChainOptions, passphrase_of
 
 __all__ = ["KeyPair"]
 
+MISMATCH: Final = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
+"""The last is what OpenSSL says of an RSA key beside a certificate of another kind."""
+
 TOO_WEAK: Final = {
     "EE_KEY_TOO_SMALL": "its key is too short to be secure; an RSA key needs 2048 bits",
     "CA_KEY_TOO_SMALL": "the key of an authority in it is too short to be secure",
@@ -89,7 +92,7 @@ class KeyPair:
         key_option = "certfile" if chain.keyfile is None else "keyfile"
         key = f"the key in {chain.keyfile or chain.certfile!r}"
         reason = str(getattr(error, "reason", None) or "")
-        if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+        if reason in MISMATCH:
             several = certificate.certificates > 1
             order = "; the key's own certificate must be the first one there" if several else ""
             return (
@@ -114,18 +117,11 @@ class _Passphrase:
 
     def __init__(self, chain: ChainOptions) -> None:
         self._chain = chain
-        self._answer: bytes | None = None
         self.asked = False
         self.fault = ""
 
     def __call__(self) -> bytes:
-        # OpenSSL may ask more than once, and a user's function may cost something.
-        if self._answer is None:
-            self.asked = True
-            self._answer = self._find()
-        return self._answer
-
-    def _find(self) -> bytes:
+        self.asked = True
         answer: object = self._chain.password
         if answer is None:
             key = self._chain.keyfile or self._chain.certfile

@@ -25,7 +25,9 @@ from __future__ import annotations
 
 import _socket
 import ssl
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 from ginsfsm.net.output import OutputQueue
@@ -44,8 +46,15 @@ MAX_LENGTH: Final = RECORD + 2048
 WINDOW: Final = 4 * RECORD
 """Plain bytes encrypted before the kernel is asked to take them; one gathered send."""
 
+RX_SIZE: Final = WINDOW + 8 * 1024
+"""Bytes asked of one receive: a window with what TLS adds to it, so that 64 KiB come at once."""
+
 BURST: Final = 4 * WINDOW
 """Plain bytes sent in one call, so that a fast peer leaves the turn to the others."""
+
+
+OWN_MAX: Final = 2 * WINDOW
+"""Bytes that wait for the peer at which TLS may not add of its own, a window of data among them."""
 
 
 class TlsOwner(Protocol):
@@ -218,7 +227,8 @@ class TlsStream:
             self._in.write(self._held)
             self._held = b""
         try:
-            self._object.do_handshake()
+            with _undecodable_names_dropped():
+                self._object.do_handshake()
         except ssl.SSLWantReadError:
             done = False
         except ssl.SSLError:
@@ -244,11 +254,8 @@ class TlsStream:
         """Whether `pull` has something to return or to raise, without the socket being readable."""
         return self.closed or self._error is not None or bool(self._held)
 
-    def recv(self, size: int) -> bytes:
-        """Receive, and return what could be decrypted.
-
-        Args:
-            size: how many bytes to ask of the socket.
+    def recv(self, _size: int) -> bytes:
+        """Receive, and return what could be decrypted; the stream knows how much to ask for.
 
         Returns:
             Plain bytes, of any number of records; none at the end, see `closed`.
@@ -258,7 +265,7 @@ class TlsStream:
             ssl.SSLError: a record is wrong.
             OSError: the socket failed.
         """
-        data = self._sock.recv(size)
+        data = self._sock.recv(RX_SIZE)
         count = len(data)
         if count < HEADER or not self._aligned or count != HEADER + (data[3] << 8 | data[4]):
             return self._take(data)
@@ -268,8 +275,7 @@ class TlsStream:
             plain = self._read(count)
         except ssl.SSLError as error:
             return self._nothing(error)
-        if self._out.pending:
-            self._send_own()
+        # A record that brings data brings no answer of TLS's own: nothing to look for in `_out`.
         if not plain:
             self.closed = True
         return plain
@@ -289,7 +295,9 @@ class TlsStream:
             # What `read` raises instead of returning nothing when we have sent close_notify.
             self.closed = True
             return b""
-        self._send_own()
+        self._answer()
+        if self._error is not None:
+            raise self._error
         if isinstance(error, ssl.SSLWantReadError):
             # A record of TLS's own, or not a whole one.
             raise BlockingIOError from None
@@ -297,6 +305,9 @@ class TlsStream:
 
     def _take(self, data: bytes) -> bytes:
         """Receive anything but exactly one record."""
+        if self._error is not None:
+            # The end of the socket does not make it a truncation.
+            raise self._error
         if self.closed:
             # Nothing that comes after close_notify is the peer's.
             return b""
@@ -333,7 +344,10 @@ class TlsStream:
                 break
         self._aligned = not self._missing and not self._held
         if self._out.pending:
-            self._send_own()
+            self._answer()
+        if self._error is not None:
+            # Nothing more is given to OpenSSL.
+            self._aligned = False
         if chunks:
             if self.closed or self._error is not None:
                 self._owner.tls_read_again()
@@ -455,6 +469,14 @@ class TlsStream:
             pass
         self._send_own()
 
+    def _answer(self) -> None:
+        """Send what TLS says for itself to what has been received; not without end."""
+        self._send_own()
+        if self._unsent is not None and self._unsent.size > OWN_MAX and self._error is None:
+            self._error = ssl.SSLError(
+                ssl.SSL_ERROR_SSL, "the peer asks for new keys and does not read the answers"
+            )
+
     def _send_own(self) -> None:
         """Send what TLS says for itself."""
         cipher = self._out.read()
@@ -480,6 +502,29 @@ class TlsStream:
         self._unsent.append(cipher)
 
 
+@contextmanager
+def _undecodable_names_dropped() -> Iterator[None]:
+    """Keep a client from writing to our stderr with a server name that is not ASCII.
+
+    Python decodes the name before it calls anybody, and hands what fails to `sys.unraisablehook`,
+    which prints it. The handshake fails with an alert, and that is told in the log like any other.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if not (
+            isinstance(unraisable.exc_value, UnicodeDecodeError)
+            and isinstance(unraisable.object, bytes)
+        ):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
 _FAILURES: Final = {
     "HTTP_REQUEST": "plain HTTP came to the port of TLS",
     "HTTPS_PROXY_REQUEST": "a plain HTTP CONNECT came to the port of TLS",
@@ -488,6 +533,7 @@ _FAILURES: Final = {
     "NO_SHARED_CIPHER": "no cipher that both sides know",
     "UNSUPPORTED_PROTOCOL": "no version of TLS that both sides know",
     "NO_PROTOCOLS_AVAILABLE": "no version of TLS that both sides know",
+    "CALLBACK_FAILED": "the server name that the peer asked for is none",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the peer sent no certificate",
 }
 """What OpenSSL's words mean, where they do not say it."""
@@ -497,7 +543,8 @@ def failure(error: BaseException | None) -> str:
     """Why TLS failed, in words for a log."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the peer's certificate was refused: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and error.reason:
+    # One of our own has no attribute `reason`.
+    if isinstance(error, ssl.SSLError) and getattr(error, "reason", None):
         alert = error.reason.partition("_ALERT_")[2]
         if alert:
             return f"the peer says {alert.lower().replace('_', ' ')} ({error.reason})"

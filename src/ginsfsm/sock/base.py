@@ -18,6 +18,7 @@ from ginsfsm.net.reason import Reason
 from ginsfsm.net.tls import option_faults
 from ginsfsm.net.tls_source import TlsSource
 from ginsfsm.net.tls_stream import TlsStream
+from ginsfsm.poller import READ
 from ginsfsm.sock.events import (
     EV_CONNECT_FAILED,
     EV_CONNECTED,
@@ -114,7 +115,9 @@ class SockBase(GObj):
     )
 
     __slots__ = (
+        "_direct",
         "_ending",
+        "_kept",
         "_ledger",
         "_linger",
         "_mask",
@@ -127,7 +130,6 @@ class SockBase(GObj):
         "_tls_source",
         "_tx",
         "_tx_error",
-        "_upgrading",
         "peername",
         "sockname",
     )
@@ -140,9 +142,14 @@ class SockBase(GObj):
     """What bytes go through: the socket itself, or TLS on it."""
     _tls: TlsStream | None
     _tls_source: TlsSource | None
-    _upgrading: bool
-    """In the handshake: whether the owner was told of the connection before it."""
+    _kept: list[Event] | None
+    """In the handshake of a connection that the owner knows already: what it says meanwhile. Not
+    POSTPONE, which makes every delivery to the machine look for what waits."""
     _mask: int
+    """What the poller watches for."""
+    _direct: int
+    """READ in ST_CONNECTED while receiving, else 0: what the poller says then needs no row. Whoever
+    enters or leaves that state with the same mask sets it."""
     _tx: OutputQueue | None
     _tx_error: Reason | None
     _rx_ended: bool
@@ -161,8 +168,11 @@ class SockBase(GObj):
         self._linger = None
         self._ending = False
         self._ledger = None
-        self._tls_source = None
+        self._tls_source = self._own_tls_source() if self.config.ssl_options else None
         self._clear()
+
+    def _own_tls_source(self) -> TlsSource | None:
+        raise NotImplementedError
 
     @property
     def queued(self) -> int:
@@ -172,8 +182,9 @@ class SockBase(GObj):
     def _clear(self) -> None:
         self._stream = None
         self._tls = None
-        self._upgrading = False
+        self._kept = None
         self._mask = 0
+        self._direct = 0
         self._tx = None
         self._tx_error = None
         self._rx_ended = False
@@ -209,6 +220,7 @@ class SockBase(GObj):
                 poller.unregister(self._sock.fileno())
             # Only now: a registration that failed must not be undone when the socket closes.
             self._mask = mask
+            self._direct = mask & READ if self._state.name == "ST_CONNECTED" else 0
 
     def _forget_opening(self, reason: Reason) -> None:
         if self._opening is not None:

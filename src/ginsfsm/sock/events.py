@@ -9,6 +9,7 @@ from ginsfsm.net.reason import Reason
 
 __all__ = [
     "EV_ACCEPTED",
+    "EV_ACCEPTED_TLS",
     "EV_CONNECT",
     "EV_CONNECTED",
     "EV_CONNECT_FAILED",
@@ -134,6 +135,13 @@ class EV_TRANSMIT_READY(Event):
 
 class EV_ACCEPTED(Event):
     """The server hands over an accepted socket."""
+
+    peername: Any
+    sockname: Any
+
+
+class EV_ACCEPTED_TLS(Event):
+    """The server hands over an accepted socket that begins with TLS."""
 
     peername: Any
     sockname: Any

@@ -42,11 +42,6 @@ class Securing(Sending):
 
     __slots__ = ()
 
-    def start_up(self) -> None:
-        """No socket yet; what is wrong with the options of TLS shows here."""
-        super().start_up()
-        self._tls_source = self._own_tls_source()
-
     def parameters_written(self, names: frozenset[str]) -> None:
         """What concerns TLS holds for the next connection."""
         if "ssl_options" in names:
@@ -75,9 +70,6 @@ class Securing(Sending):
         for warning in tls.warnings:
             logger.warning("%s: ssl_options: %s", self.path, warning)
         return TlsSource(tls)
-
-    def _begins_with_tls(self) -> bool:
-        return self._tls_source is not None and not self.config.start_tls
 
     def _begin_tls(
         self,
@@ -185,11 +177,13 @@ class Securing(Sending):
             self._tell(EV_RX_DATA(data))
 
     def ac_upgraded(self, _event: EV_SECURED) -> None:
-        self._upgrading = False
+        kept, self._kept = self._kept, None
         self._secured()
         self._tell(EV_TLS_STARTED())
         if self._tx is not None and self.state == "ST_CONNECTED":
             self._flush()
+        for one in kept or ():
+            self.send_event(self, one)
 
     def ac_secured(self, _event: EV_SECURED) -> None:
         self._secured()
@@ -199,6 +193,7 @@ class Securing(Sending):
             self._offer()
 
     def _secured(self) -> None:
+        self._direct = self._mask & READ
         assert self._tls is not None
         if self._ledger is not None:
             self._ledger.count_handshake()
@@ -214,7 +209,7 @@ class Securing(Sending):
 
     def ac_too_slow(self) -> None:
         late = TimeoutError(f"not complete within {self.config.handshake_timeout} s")
-        if self._upgrading:
+        if self._kept is not None:
             self._log_failed_handshake(late)
             self._close(Reason.TIMEOUT)
         else:
@@ -235,7 +230,7 @@ class Securing(Sending):
         if self._ledger is not None:
             self._ledger.count_failed_handshake()
         # Who looks whether the port is open, as balancers do each second, is no news.
-        silent = self._tls is not None and self._tls.silent and not self._upgrading
+        silent = self._tls is not None and self._tls.silent and self._kept is None
         logger.log(
             logging.DEBUG if silent and isinstance(error, ConnectionError) else logging.INFO,
             "%s: the TLS handshake with %s failed: %s",
@@ -246,7 +241,8 @@ class Securing(Sending):
         source = self._tls_source
         if event.ssl_options:
             source = self._tls_source_of(event.ssl_options, server_side=self._ledger is not None)
-        self._upgrading = True
+        self._kept = []
+        self._direct = 0
         unsent, self._tx = self._tx, None
         if unsent is not None and unsent.full:
             # The owner still waits for EV_TRANSMIT_READY.
