@@ -217,6 +217,7 @@ class GSock(Securing):
 
     def ac_opened(self, _event: EV_OPENED) -> None:
         self._opening = None
+        self._direct = self._mask & READ
         self._tell(EV_CONNECTED(self.peername, self.sockname))
 
     def ac_opened_tls(self, _event: EV_OPENED) -> None:
