@@ -444,6 +444,7 @@ class GSock(Securing):
             on(EV_FLUSH_OUTPUT_DATA, ac_too_late,                                 when=is_ending),
             on(EV_PAUSE_RX,          ac_too_late,                                 when=is_ending),
             on(EV_RESUME_RX,         ac_too_late,                                 when=is_ending),
+            on(EV_START_TLS,         ac_too_late,                                 when=is_ending),
         ],
         "ST_CONNECTING": [
             on(EV_OPENED,            ac_opened_tls,            "ST_HANDSHAKE",    when=opens_tls),
@@ -502,6 +503,7 @@ class GSock(Securing):
             on(EV_FLUSH_OUTPUT_DATA, ac_too_late),
             on(EV_PAUSE_RX,          ac_too_late),
             on(EV_RESUME_RX,         ac_too_late),
+            on(EV_START_TLS,         ac_too_late),
             on(EV_FAILED,            ac_failed,                "ST_DISCONNECTED"),
             after("close_timeout",   ac_close_timeout,         "ST_DISCONNECTED"),
         ],

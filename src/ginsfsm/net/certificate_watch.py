@@ -1,7 +1,7 @@
 """CertificateWatch: which certificates run out, and whether their files have changed.
 
 It only answers questions; whoever asks has the clock. Files are compared by what the system says of
-them (device, number, size, time of change), through symbolic links, so that a file that was
+them (device, number, size, times of change), through symbolic links, so that a file that was
 replaced and a link that points elsewhere now both count as changed.
 """
 
@@ -66,4 +66,5 @@ def _identity(file: str) -> tuple[int, ...] | None:
     except OSError:
         # Gone for a moment, while it is being replaced.
         return None
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    # Some copy the time of the contents with the contents (`cp -p`); nobody can copy the other one.
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

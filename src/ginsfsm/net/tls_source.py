@@ -40,6 +40,9 @@ class TlsSource:
         name = self.tls.server_hostname or host.partition("%")[0].rstrip(".")
 
         def wrap(incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+            if not name and self.tls.context.check_hostname:
+                # OpenSSL would verify no name at all, and Python says nothing here.
+                raise ValueError(f"{host!r} is no host name that could be verified")
             return self.tls.context.wrap_bio(incoming, outgoing, server_hostname=name or None)
 
         return wrap

@@ -133,6 +133,8 @@ class TlsStream:
     Attributes:
         closed: the peer has sent its close_notify.
         closing: we have sent ours.
+        lost: why the socket did not take what TLS had to say for itself. The end of the socket is
+            none then: `recv` raises this instead.
         due: the owner has asked for a step of the handshake and not made it yet.
     """
 
@@ -155,6 +157,7 @@ class TlsStream:
         "closed",
         "closing",
         "due",
+        "lost",
     )
 
     _read: Callable[[int], bytes]
@@ -185,6 +188,7 @@ class TlsStream:
         self._error: ssl.SSLError | None = None
         self.closed = False
         self.closing = False
+        self.lost: OSError | None = None
         self.due = False
 
     @property
@@ -314,7 +318,11 @@ class TlsStream:
         held, self._held = self._held, b""
         if not data:
             # The end. What came whole goes before it.
-            return self._decrypt(held) if len(held) > HEADER else b""
+            if len(held) > HEADER:
+                return self._decrypt(held)
+            if self.lost is not None:
+                raise self.lost
+            return b""
         return self._decrypt(held + data if held else data)
 
     def _decrypt(self, data: bytes) -> bytes:
@@ -476,6 +484,7 @@ class TlsStream:
             self._error = ssl.SSLError(
                 ssl.SSL_ERROR_SSL, "the peer asks for new keys and does not read the answers"
             )
+            self._aligned = False
 
     def _send_own(self) -> None:
         """Send what TLS says for itself."""
@@ -487,8 +496,11 @@ class TlsStream:
                 sent = self._sock.send(cipher)
             except (BlockingIOError, InterruptedError):
                 sent = 0
-            except OSError:
-                # Sending is over, and the owner learns it when it sends or receives next.
+            except OSError as error:
+                # Sending is over, and what has come is still to be delivered. The system says it
+                # only once: what the owner gets from it when it receives next is a mere end.
+                if not self.closing:
+                    self.lost = error
                 return
             if sent == len(cipher):
                 return

@@ -16,6 +16,7 @@ from ginsfsm.net.tls import SslOptions, TlsError, build_tls
 from ginsfsm.net.tls_source import TlsSource
 from ginsfsm.net.tls_stream import TlsInfo, TlsStream, failure
 from ginsfsm.poller import READ, WRITE
+from ginsfsm.smachine import NOT_ACCEPTED, NotAccepted
 from ginsfsm.sock.base import RX_SIZE
 from ginsfsm.sock.events import (
     EV_CONNECTED,
@@ -251,10 +252,13 @@ class Securing(Sending):
         self._wait_for(READ)
         self._begin_tls(source, bytes(event.received), unsent)
 
-    def ac_cannot_upgrade(self, _event: EV_START_TLS) -> None:
+    def ac_cannot_upgrade(self, _event: EV_START_TLS) -> NotAccepted:
         if self._tls is not None:
             raise GObjError(f"{self.path}: EV_START_TLS: the connection has TLS already")
-        if self._rx_ended or self._tx_error is not None:
+        if self._tx_error is not None:
+            # The peer has reset, which the owner cannot know yet: the end is on its way.
+            return NOT_ACCEPTED
+        if self._rx_ended:
             raise GObjError(f"{self.path}: EV_START_TLS: the peer has ended the connection")
         raise GObjError(
             f"{self.path}: EV_START_TLS: there are no ssl_options; give them, with start_tls=True, "
