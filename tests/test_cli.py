@@ -2,8 +2,10 @@
 
 import os
 import queue
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -14,6 +16,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+import certificates
 
 DEADLINE = 30.0
 
@@ -34,6 +38,46 @@ ECHO = """
 
         def go_out(self):
             print("gone", flush=True)
+"""
+
+SECURE = """
+    from ginsfsm import GObj, on
+    from ginsfsm.c_sock import EV_CONNECTED, EV_DISCONNECTED, EV_RX_DATA, EV_SEND_DATA
+    from ginsfsm.c_srv_sock import GServerSock
+
+
+    class Secure(GObj):
+        def start_up(self):
+            self.server = self.create_gobj(
+                "server", GServerSock, self, host="127.0.0.1",
+                ssl_options={"certfile": "server.pem"})
+            self.create_gobj("plain", GServerSock, self, host="127.0.0.1")
+            print("port", self.server.config.port, flush=True)
+
+        def ac_echo(self, event: EV_RX_DATA):
+            self.send_event(event.source, EV_SEND_DATA(event.data))
+
+        def ac_gone(self, event: EV_DISCONNECTED):
+            self.destroy_gobj(event.source)
+
+        machine = {
+            "ST_IDLE": [
+                on(EV_CONNECTED, None),
+                on(EV_RX_DATA, ac_echo),
+                on(EV_DISCONNECTED, ac_gone),
+            ],
+        }
+"""
+
+RUNNING = """
+    from ginsfsm import GObj, after
+
+
+    class Running(GObj):
+        def ac_say(self):
+            print("running", flush=True)
+
+        machine = {"ST_IDLE": [after(0.01, ac_say, "ST_RUNNING")], "ST_RUNNING": []}
 """
 
 BRIEF = """
@@ -218,6 +262,85 @@ class TestRun:
         assert ended.status == 0, ended.err
         assert ended.out.splitlines() == ["starting", "gone"]
         assert "Traceback" not in ended.err
+
+    def test_sighup_reads_the_certificates_again(
+        self, write: Write, start: Start, tmp_path: Path
+    ) -> None:
+        """New clients see the new one; whoever is connected stays connected."""
+        write("secure.py", SECURE)
+        chain = tmp_path / "server.pem"
+        shutil.copy(certificates.server(), chain)
+        running = start("run", "secure.py:Secure")
+        port = int(running.wait_for("port ", "out").split()[1])
+        context = ssl.create_default_context(cafile=certificates.ca())
+
+        def connect() -> ssl.SSLSocket:
+            sock = socket.create_connection(("127.0.0.1", port), DEADLINE)
+            return context.wrap_socket(sock, server_hostname="localhost")
+
+        def serial() -> str:
+            with connect() as client:
+                certificate = client.getpeercert()
+                assert certificate is not None
+                return str(certificate["serialNumber"])
+
+        running.wait_for("starts")
+        with connect() as old:
+            first = serial()
+            shutil.copy(certificates.renewed(), chain)
+            running.process.send_signal(signal.SIGHUP)
+            running.wait_for("app/secure/server: TLS reloaded")
+            second = serial()
+            assert second != first
+            # What is bad is told, and changes nothing.
+            chain.write_text("no certificate")
+            running.process.send_signal(signal.SIGHUP)
+            line = running.wait_for("not reloaded")
+            assert " ERROR " in line
+            assert serial() == second
+            old.sendall(b"hello")
+            assert old.recv(100) == b"hello"
+        ended = running.stop()
+        assert ended.status == 0, ended.err
+        assert "Traceback" not in ended.err
+        # The plain server has nothing to reload.
+        assert ended.err.count("reloaded") == 2
+        assert ended.err.count("SIGHUP: reloading TLS of 1 server") == 2
+
+    def test_sighup_without_a_server(self, write: Write, start: Start) -> None:
+        write("running.py", RUNNING)
+        running = start("run", "running.py:Running")
+        running.wait_for("running", "out")
+        running.process.send_signal(signal.SIGHUP)
+        running.wait_for("SIGHUP")
+        ended = running.stop()
+        assert ended.status == 0, ended.err
+
+    def test_sighup_during_start_up_does_not_end_it(
+        self, write: Write, start: Start, tmp_path: Path
+    ) -> None:
+        """Who renews certificates does not know that the program is just starting."""
+        write(
+            "slow.py",
+            """
+            import os, time
+            from ginsfsm import GObj
+
+
+            class Slow(GObj):
+                def start_up(self):
+                    print("starting", flush=True)
+                    while not os.path.exists("go on"):
+                        time.sleep(0.01)
+            """,
+        )
+        running = start("run", "slow.py:Slow")
+        running.wait_for("starting", "out")
+        running.process.send_signal(signal.SIGHUP)
+        write("go on", "")
+        running.wait_for("starts")
+        ended = running.stop()
+        assert ended.status == 0, ended.err
 
     def test_module(self, write: Write, start: Start) -> None:
         write("gateway/__init__.py", "")

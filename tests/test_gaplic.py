@@ -507,6 +507,100 @@ def test_start_gives_the_signal_handlers_back() -> None:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+LISTENING = """
+    import threading
+
+    class Quiet(GObj):
+        def ac_begin(self, event: EV_BEGIN):
+            print("running", flush=True)
+        machine = {"ST_IDLE": [on(EV_BEGIN, ac_begin)]}
+
+    app = GAplic("app")
+    count = 0
+
+    def hangup():
+        global count
+        count += 1
+        ident = threading.get_ident() == threading.main_thread().ident
+        print("hangup", count, ident, asyncio.get_running_loop().is_running(), flush=True)
+        if count == 2:
+            raise ValueError("of the test")
+
+    app.on_signal(signal.SIGHUP, lambda: print("replaced", flush=True))
+    app.on_signal(signal.SIGHUP, hangup)
+    app.on_signal(signal.SIGUSR1, lambda: print("user", flush=True))
+    app.post_event(app.create_gobj("quiet", Quiet, app), EV_BEGIN())
+    before = signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGUSR1)
+    app.start()
+    assert (signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGUSR1)) == before
+    print("returned", app.contained_errors, flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_other_signals_call_back_as_often_as_they_come(
+    loop_kind: str, number: signal.Signals
+) -> None:
+    with run_program(loop_kind, LISTENING) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        for count in range(1, 5):
+            process.send_signal(signal.SIGHUP)
+            assert process.stdout.readline() == f"hangup {count} True True\n"
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout.readline() == "user\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=DEADLINE)
+    # What the callback raised is contained and logged.
+    assert "ValueError: of the test" in err
+    assert (out, process.returncode) == ("returned 1\n", 0)
+
+
+def test_a_signal_of_the_users_does_not_keep_a_second_stop_signal_from_ending_a_hanging_program(
+    loop_kind: str,
+) -> None:
+    text = HANGING.replace(
+        "    app.start()", "    app.on_signal(signal.SIGHUP, print)\n    app.start()"
+    )
+    with run_program(loop_kind, text) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "refused\n"
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=DEADLINE)
+    assert process.returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, int(signal.SIGTERM)])
+def test_the_signals_that_stop_belong_to_start(number: int) -> None:
+    app = GAplic("app")
+    name = signal.Signals(number).name
+    with pytest.raises(GObjError, match=f"app.on_signal: {name} stops the gaplic"):
+        app.on_signal(number, lambda: None)
+    app.stop()
+    app.start()
+
+
+def test_signals_do_nothing_in_a_thread_and_in_serve(run_async: RunAsync) -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    app = GAplic("threaded")
+    app.on_signal(signal.SIGHUP, lambda: pytest.fail("it was called"))
+    app.stop()
+    thread = threading.Thread(target=app.start)
+    thread.start()
+    thread.join(DEADLINE)
+
+    async def main() -> None:
+        serving = GAplic("app")
+        serving.on_signal(signal.SIGHUP, lambda: pytest.fail("it was called"))
+        async with serving:
+            assert signal.getsignal(signal.SIGHUP) == before
+
+    run_async(main())
+    assert signal.getsignal(signal.SIGHUP) == before
+
+
 RAISING = """
     class Raising(GObj):
         def go_out(self):

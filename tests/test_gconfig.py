@@ -284,7 +284,7 @@ def test_a_value_that_means_the_same_is_converted(name: str, value: object, take
         ("ports", 7000, "ports: expected tuple of int, got 7000 (int)"),
         ("multi", 1, "multi: expected bool, got 1 (int)"),
         ("multi", "yes", "multi: expected bool, got 'yes' (str)"),
-        ("options", [1], "options: expected dict of str and object, got [1] (list)"),
+        ("options", [1], "options: expected dict of str and object, got a list"),
         ("idle", -0.5, "idle: expected float, 0 or more, got -0.5 (float)"),
         ("idle", math.nan, "idle: expected float, 0 or more, got nan (float)"),
         ("limit", 0, "limit: expected int | None, 1 or more, got 0 (int)"),

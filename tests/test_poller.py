@@ -9,13 +9,14 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 
 import ginsfsm.poller
 from ginsfsm import GAplic, GObjError
-from ginsfsm.poller import READ, WRITE, EpollPoller, LoopPoller, Poller
+from ginsfsm.poller import COSTLY_CALLS, READ, WRITE, EpollPoller, LoopPoller, Poller
 
 RunAsync = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -406,6 +407,184 @@ def test_the_end_forgets_what_was_deferred(run_async: RunAsync, poller_kind: str
             await turns(5)
         poller.close()
         await turns(5)
+
+    run_async(main())
+
+
+# What takes long is rationed
+
+
+@pytest.fixture
+def slow_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """The poller's clock, which stands still unless the test moves it."""
+    now = 1000.0
+
+    def pass_by(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            return now
+
+    monkeypatch.setattr(ginsfsm.poller, "time", Clock)
+    return pass_by
+
+
+async def calls_of_each_turn(done: list[int], count: int) -> list[int]:
+    """How many costly calls each turn of the loop has made, until all are done."""
+    made = []
+    while len(done) < count:
+        before = len(done)
+        await asyncio.sleep(0)
+        made.append(len(done) - before)
+        assert len(made) < 10 * count
+    return made
+
+
+def test_costly_calls_are_four_a_turn_and_in_order(
+    run_async: RunAsync, poller_kind: str, slow_clock: Callable[[float], None]
+) -> None:
+    async def main() -> None:
+        async with polling(poller_kind) as poller:
+            done: list[int] = []
+            for number in range(30):
+                poller.defer_costly(partial(done.append, number))
+            assert done == []
+            made = await calls_of_each_turn(done, 30)
+            assert max(made) == COSTLY_CALLS == 4
+            # A turn without any is one that had not begun when they were deferred.
+            assert [count for count in made if count] == [4] * 7 + [2]
+            assert done == list(range(30))
+
+    run_async(main())
+
+
+@pytest.mark.parametrize(("milliseconds", "expected"), [(6, 1), (3, 2), (2, 3), (1.3, 4), (0.5, 4)])
+def test_costly_calls_end_after_five_milliseconds(
+    run_async: RunAsync,
+    poller_kind: str,
+    slow_clock: Callable[[float], None],
+    milliseconds: float,
+    expected: int,
+) -> None:
+    async def main() -> None:
+        async with polling(poller_kind) as poller:
+            done: list[int] = []
+
+            def work() -> None:
+                slow_clock(milliseconds / 1000)
+                done.append(len(done))
+
+            for _ in range(12):
+                poller.defer_costly(work)
+            made = await calls_of_each_turn(done, 12)
+            assert [count for count in made if count] == [expected] * (12 // expected)
+
+    run_async(main())
+
+
+def test_others_are_served_between_the_costly_calls(
+    run_async: RunAsync, poller_kind: str, sockets: Any
+) -> None:
+    async def main() -> None:
+        async with polling(poller_kind) as poller:
+            ours, theirs = sockets()
+            done: list[str] = []
+
+            def work() -> None:
+                done.append("costly")
+                if done.count("costly") == 1:
+                    theirs.send(b"x")
+
+            reader = Reader(ours, lambda _: done.append("served"))
+            poller.register(ours.fileno(), reader, READ)
+            poller.defer(lambda: done.append("deferred"))
+            for _ in range(100):
+                poller.defer_costly(work)
+            asyncio.get_running_loop().call_later(0, done.append, "timer")
+            while done.count("costly") < 100:
+                await asyncio.sleep(0)
+            # Within a few turns, and so within a few times four of them.
+            for what in ("served", "deferred", "timer"):
+                assert done.index(what) < 20, what
+            poller.unregister(ours.fileno())
+
+    run_async(main())
+
+
+def test_a_costly_call_that_defers_another_goes_to_the_end(
+    run_async: RunAsync, poller_kind: str
+) -> None:
+    async def main() -> None:
+        async with polling(poller_kind) as poller:
+            done: list[str] = []
+
+            def again(name: str) -> None:
+                done.append(name)
+                if done.count(name) < 3:
+                    poller.defer_costly(partial(again, name))
+
+            for name in "abcdef":
+                poller.defer_costly(partial(again, name))
+            await turns()
+            assert "".join(done) == "abcdef" * 3
+
+    run_async(main())
+
+
+def test_a_costly_call_that_fails_does_not_rob_the_others(
+    run_async: RunAsync, poller_kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with polling(poller_kind) as poller:
+            done: list[int] = []
+
+            def fails() -> None:
+                raise ValueError("costly")
+
+            for number in range(6):
+                poller.defer_costly(fails)
+                poller.defer_costly(partial(done.append, number))
+            await turns()
+            assert done == list(range(6))
+
+    run_async(main())
+    assert caplog.text.count("a deferred call failed") == 6
+    caplog.clear()
+
+
+def test_costly_calls_wait_for_the_loop(run_async: RunAsync, poller_kind: str) -> None:
+    app = GAplic("app", {"app.poller": poller_kind})
+    done: list[int] = []
+    for number in range(9):
+        app.poller.defer_costly(partial(done.append, number))
+
+    async def main() -> None:
+        assert done == []
+        async with app:
+            await turns()
+            assert done == list(range(9))
+
+    run_async(main())
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_end_forgets_the_costly_calls(
+    run_async: RunAsync, poller_kind: str, inside: bool
+) -> None:
+    """Also where one of them ends the gaplic."""
+
+    async def main() -> None:
+        async with polling(poller_kind) as poller:
+            if inside:
+                poller.defer_costly(poller.close)
+            for _ in range(9):
+                poller.defer_costly(lambda: pytest.fail("it was called"))
+            if not inside:
+                poller.close()
+            await turns()
 
     run_async(main())
 

@@ -81,6 +81,7 @@ from ginsfsm.sock.events import (
     EV_START_TLS,
     EV_TLS_STARTED,
     EV_TRANSMIT_READY,
+    EV_UPGRADE,
     EV_WRITABLE,
     EV_WRITE_OUTPUT_DATA,
 )
@@ -275,6 +276,16 @@ class GSock(Securing):
         """Guard: the owner knows of the connection already."""
         return self._kept is not None
 
+    def can_drop(self, event: EV_DROP) -> bool:
+        """Guard: plain output is still on its way, and nothing else."""
+        return (
+            self._kept is not None
+            and not event.abort
+            and (self._tx is None or not self._tx.size)
+            and self._tls is not None
+            and self._tls.only_plain_waits
+        )
+
     def can_stop(self, event: EV_DROP) -> bool:
         """Guard: there is nothing that would have to wait for the handshake."""
         return self._kept is not None and (event.abort or self._tx is None)
@@ -336,8 +347,8 @@ class GSock(Securing):
         if self._rx_ended:
             return True
         if self._tls is not None:
-            # Its own end is still to come.
-            return False
+            # Its own end may still have to come, or waits behind a pause.
+            return self._tls.closed
         try:
             unread = self._sock.recv(1, socket.MSG_PEEK)  # type: ignore[union-attr]
         except (BlockingIOError, InterruptedError):
@@ -464,6 +475,7 @@ class GSock(Securing):
             on(EV_FLUSH_OUTPUT_DATA, None,                                        when=is_upgrade),
             on(EV_PAUSE_RX,          ac_later,                                    when=is_upgrade),
             on(EV_RESUME_RX,         ac_later,                                    when=is_upgrade),
+            on(EV_DROP,              Securing.ac_drop_plain,   "ST_CLOSING",      when=can_drop),
             on(EV_DROP,              ac_abort,                 "ST_DISCONNECTED", when=can_stop),
             on(EV_DROP,              ac_later,                                    when=is_upgrade),
             on(EV_DROP,              Securing.ac_stop_shake,   "ST_DISCONNECTED"),
@@ -479,8 +491,9 @@ class GSock(Securing):
             on(EV_FLUSH_OUTPUT_DATA, Sending.ac_flush),
             on(EV_PAUSE_RX,          ac_pause),
             on(EV_RESUME_RX,         ac_resume),
-            on(EV_START_TLS,         Securing.ac_upgrade,      "ST_HANDSHAKE",    when=can_upgrade),
+            on(EV_START_TLS,         Securing.ac_start_tls,                       when=can_upgrade),
             on(EV_START_TLS,         Securing.ac_cannot_upgrade),
+            on(EV_UPGRADE,           Securing.ac_upgrade,      "ST_HANDSHAKE"),
             on(EV_ENDED,             ac_rx_end,                                   when=stays_open),
             on(EV_ENDED,             ac_flush_last,            "ST_CLOSING",      when=still_owes),
             on(EV_ENDED,             ac_ended,                 "ST_DISCONNECTED"),

@@ -418,6 +418,7 @@ class GServerSock(GSock):
     def ac_reload_tls(self, _event: EV_RELOAD_TLS) -> bool:
         source = self._tls_source
         if source is None:
+            logger.warning("%s: there is no TLS to reload: it has no ssl_options", self.path)
             return False
         # Seen before they are read: what changes meanwhile is found at the next look.
         self._watch_of_files.see(source.tls.files)
@@ -433,7 +434,7 @@ class GServerSock(GSock):
             logger.exception("%s: not reloaded, the context from before serves on", self.path)
             return False
         logger.info("%s: TLS reloaded%s", self.path, _dates(self.certificates))
-        self._warn_of_dates()
+        self._warn_of_new()
         return True
 
     def ac_look(self, _event: EV_LOOK) -> None:
@@ -452,7 +453,7 @@ class GServerSock(GSock):
         if self._tls_source is None:
             return
         self._watch_of_files.see(self._tls_source.tls.files)
-        self._warn_of_dates()
+        self._warn_of_new()
         self._look_later()
 
     def _look_later(self) -> None:
@@ -466,6 +467,12 @@ class GServerSock(GSock):
     def _warn_of_dates(self) -> None:
         for warning in self._watch_of_files.warnings(self.certificates):
             logger.warning("%s: %s", self.path, warning)
+
+    def _warn_of_new(self) -> None:
+        """The same, when they have just been read: that one has expired has been said with that."""
+        expired = [one for one in self.certificates if one.days_left() <= 0]
+        list(self._watch_of_files.warnings(expired))
+        self._warn_of_dates()
 
     machine = {
         "ST_IDLE": [

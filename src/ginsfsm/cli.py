@@ -41,6 +41,9 @@ __all__ = ["main"]
 
 logger = logging.getLogger("ginsfsm")
 
+# Windows has none.
+_RELOAD = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
+
 _DONE = 0
 _FAILED = 1
 _MISUSED = 2
@@ -76,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         # What is imported and started may block; then SIGTERM is to end it as SIGINT does.
-        with _on_signals(_interrupt, signal.SIGTERM):
+        with _on_signals(_interrupt, signal.SIGTERM), _on_signals(_heed_later, *_RELOAD):
             return _run(options)
     except _MisuseError as error:
         _say(str(error))
@@ -195,8 +198,8 @@ def _run(options: argparse.Namespace) -> int:
         app = GAplic("app", settings=settings)
         gobj = app.create_gobj(name, gclass, app)
         path = gobj.path
-        if hasattr(signal, "SIGHUP"):
-            app.on_signal(signal.SIGHUP, partial(_reload, app))
+        for number in _RELOAD:
+            app.on_signal(number, partial(_reload, app))
         # Whoever reads that it starts may stop it at once, before the gaplic minds the signals
         # itself. To interrupt a loop that is being set up would leave its pieces lying about.
         with _on_signals(app.stop, signal.SIGINT, signal.SIGTERM):
@@ -390,6 +393,10 @@ def _trim(stack: traceback.StackSummary, on_purpose: bool) -> None:
 
 def _say(text: str) -> None:
     print(f"ginsfsm: {text}", file=sys.stderr, flush=True)
+
+
+def _heed_later() -> None:
+    """A SIGHUP while everything is being read for the first time: there is nothing newer."""
 
 
 def _interrupt() -> None:

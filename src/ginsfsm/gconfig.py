@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Final, Self, TypeVar, cast
 
 import msgspec
 
-from ginsfsm.convert import Text, convert, members, plain, shown, type_words
+from ginsfsm.convert import Text, convert, kind, members, plain, shown, type_words
 from ginsfsm.errors import GConfigError, nearest
 
 __all__ = ["Config", "Param", "Statistic", "Text", "param", "statistic"]
@@ -110,9 +110,12 @@ class Param:
         return found
 
     def _given(self, value: object) -> str:
-        # A mapping given as text may hold a passphrase as well as one given as a mapping.
-        hidden = isinstance(value, str) and dict in map(plain, members(self.type))
-        return f"a text of {len(str(value))} characters" if hidden else shown(value)
+        # Where a mapping is expected, whatever was given instead may hold a passphrase too.
+        if dict not in map(plain, members(self.type)) or value is None:
+            return shown(value)
+        if isinstance(value, str):
+            return f"a text of {len(str(value))} characters"
+        return kind(value)
 
     def _in_range(self, number: float) -> bool:
         # Written so that a NaN, which compares with nothing, is out of every range.

@@ -154,6 +154,19 @@ def test_counters_are_apart_from_the_entries() -> None:
     assert repr(ledger) == "<Ledger: 0 open, 0 accepted, 2 refused, 1 failed>"
 
 
+def test_handshakes_are_counted_apart_from_the_entries() -> None:
+    ledger = Ledger[Connection]()
+    one = Connection("1")
+    assert (ledger.handshakes, ledger.failed_handshakes) == (0, 0)
+    ledger.open(one)
+    ledger.count_handshake()
+    ledger.count_handshake()
+    ledger.count_failed_handshake()
+    ledger.close(one)
+    assert (ledger.handshakes, ledger.failed_handshakes) == (2, 1)
+    assert (ledger.accepted, ledger.refused, ledger.failed, len(ledger)) == (1, 0, 0, 0)
+
+
 def test_takes_no_other_attribute() -> None:
     with pytest.raises(AttributeError):
         Ledger[Connection]().opened = 1  # type: ignore[attr-defined]

@@ -208,6 +208,16 @@ class TlsStream:
         """Whether the peer has not sent a byte yet."""
         return self._object is None and not self._held
 
+    @property
+    def only_plain_waits(self) -> bool:
+        """Whether plain bytes from before TLS wait for the peer, and nothing of TLS was sent."""
+        return self._object is None and self._unsent is not None
+
+    def take_back(self) -> OutputQueue | None:
+        """The plain bytes from before TLS that the peer has not taken; the stream is over."""
+        unsent, self._unsent = self._unsent, None
+        return unsent
+
     def handshake(self) -> bool:
         """Make one step: all that can be done with what has been received.
 

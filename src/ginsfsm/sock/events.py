@@ -6,6 +6,8 @@ from typing import Any
 
 from ginsfsm.event import Event
 from ginsfsm.net.reason import Reason
+from ginsfsm.net.ssl_options import SslOptions
+from ginsfsm.net.tls_source import TlsSource
 
 __all__ = [
     "EV_ACCEPTED",
@@ -31,6 +33,7 @@ __all__ = [
     "EV_START_TLS",
     "EV_TLS_STARTED",
     "EV_TRANSMIT_READY",
+    "EV_UPGRADE",
     "EV_WRITABLE",
     "EV_WRITE_OUTPUT_DATA",
 ]
@@ -89,6 +92,11 @@ class EV_START_TLS(Event):
     """Bytes that came with `EV_RX_DATA` and belong to the peer's handshake."""
     ssl_options: dict[str, Any] | None = None
     """Options for this connection alone. Reading their files takes time each time."""
+
+    def __post_init__(self) -> None:
+        if self.ssl_options is not None:
+            # Its repr hides passphrases.
+            self.ssl_options = SslOptions(self.ssl_options)
 
 
 class EV_CONNECTED(Event):
@@ -156,6 +164,13 @@ class EV_OPENED(Event):
 
 class EV_SHAKE(Event):
     """It is this connection's turn to make a step of the handshake."""
+
+
+class EV_UPGRADE(Event):
+    """The connection goes on with TLS."""
+
+    source_of_tls: TlsSource
+    received: bytes
 
 
 class EV_SECURED(Event):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from ginsfsm.errors import GConfigError, GObjError
@@ -12,7 +12,7 @@ from ginsfsm.gobj import _destroy
 from ginsfsm.net.addresses import format_address
 from ginsfsm.net.output import OutputQueue
 from ginsfsm.net.reason import Reason, reason_of
-from ginsfsm.net.tls import SslOptions, TlsError, build_tls
+from ginsfsm.net.tls import SslOptions, TlsError, build_tls, option_faults
 from ginsfsm.net.tls_source import TlsSource
 from ginsfsm.net.tls_stream import TlsInfo, TlsStream, failure
 from ginsfsm.poller import READ, WRITE
@@ -23,15 +23,17 @@ from ginsfsm.sock.events import (
     EV_DROP,
     EV_ENDED,
     EV_FAILED,
+    EV_PAUSE_RX,
     EV_READABLE,
     EV_RX_DATA,
     EV_SECURED,
     EV_SHAKE,
     EV_START_TLS,
     EV_TLS_STARTED,
+    EV_UPGRADE,
     EV_WRITABLE,
 )
-from ginsfsm.sock.sending import Sending
+from ginsfsm.sock.sending import Sending, octets
 
 __all__ = ["Securing"]
 
@@ -61,13 +63,16 @@ class Securing(Sending):
         cast(Config, self.config)._keep("ssl_options", SslOptions(options))
         return self._tls_source_of(options, server_side=self._SERVER_SIDE)
 
+    def _options_error(self, faults: Sequence[str]) -> GConfigError:
+        told = [f"ssl_options: {fault}" for fault in faults]
+        return GConfigError(_report(f"{self.path} ({type(self).__name__})", told))
+
     def _tls_source_of(self, options: Mapping[str, Any], *, server_side: bool) -> TlsSource:
         """Raises GConfigError that lists every fault."""
         try:
             tls = build_tls(options, server_side=server_side)
         except TlsError as error:
-            faults = [f"ssl_options: {fault}" for fault in error.faults]
-            raise GConfigError(_report(f"{self.path} ({type(self).__name__})", faults)) from None
+            raise self._options_error(error.faults) from None
         for warning in tls.warnings:
             logger.warning("%s: ssl_options: %s", self.path, warning)
         return TlsSource(tls)
@@ -106,13 +111,19 @@ class Securing(Sending):
         except OSError as error:
             self.send_event(self, EV_FAILED(reason_of(error), error))
             return
+        if not data and self._tls.due:
+            # What it sent before it went may be all that it had to say.
+            self._wait_for(self._mask & ~READ)
+            return
         if not data:
-            ended = ConnectionError("the peer closed the connection in the handshake")
-            self.send_event(self, EV_FAILED(Reason.TLS, ended))
+            lost = self._tls.lost
+            ended = lost or ConnectionError("the peer closed the connection in the handshake")
+            self.send_event(self, EV_FAILED(Reason.TLS if lost is None else reason_of(lost), ended))
             return
         self._tls.receive(data)
-        if self._tls.due:
-            # Enough for a step; what else comes may stay in the kernel.
+        if self._tls.due or self._mask & WRITE:
+            # Enough for a step, or none can be made before the peer takes what waits for it; what
+            # else comes may stay in the kernel.
             self._wait_for(self._mask & ~READ)
         else:
             self._queue_for_shake(self._tls)
@@ -121,13 +132,13 @@ class Securing(Sending):
         tls = self._tls
         assert tls is not None
         tls.due = False
-        self._wait_for(self._mask | READ)
         try:
             done = tls.handshake()
         except (OSError, ValueError) as error:
             reason = reason_of(error) if isinstance(error, OSError) else Reason.TLS
             self.send_event(self, EV_FAILED(reason, error))
             return
+        self._wait_for(self._mask | READ)
         if done:
             self.send_event(self, EV_SECURED())
 
@@ -143,6 +154,7 @@ class Securing(Sending):
         self._wait_for(self._mask & ~WRITE)
         if self._tx is not None and not self._tx.size and not self._tx.full:
             self._tx = None
+        self._wait_for(self._mask | READ)
         if not tls.due:
             # Plain output stood before the first step.
             self._queue_for_shake(tls)
@@ -180,11 +192,13 @@ class Securing(Sending):
     def ac_upgraded(self, _event: EV_SECURED) -> None:
         kept, self._kept = self._kept, None
         self._secured()
-        self._tell(EV_TLS_STARTED())
-        if self._tx is not None and self.state == "ST_CONNECTED":
+        if self._tx is not None:
             self._flush()
         for one in kept or ():
+            # What was said before the owner hears that it is done.
             self.send_event(self, one)
+        if self.state == "ST_CONNECTED":
+            self._tell(EV_TLS_STARTED())
 
     def ac_secured(self, _event: EV_SECURED) -> None:
         self._secured()
@@ -217,7 +231,10 @@ class Securing(Sending):
             self._handshake_failed(Reason.TIMEOUT, late)
 
     def ac_stop_shake(self, _event: EV_DROP) -> None:
-        self._forget_opening(Reason.LOCAL)
+        if self._ledger is None:
+            self._forget_opening(Reason.LOCAL)
+        else:
+            _destroy(self)
 
     def _handshake_failed(self, reason: Reason, error: Exception | None) -> None:
         self._log_failed_handshake(error)
@@ -238,11 +255,21 @@ class Securing(Sending):
             self.path, format_address(self.peername), failure(error),
         )  # fmt: skip
 
-    def ac_upgrade(self, event: EV_START_TLS) -> None:
+    def ac_start_tls(self, event: EV_START_TLS) -> None:
+        # First whatever can be wrong with it: then the connection stays as it was.
+        received = bytes(octets(event.received, "bytes that were received"))
         source = self._tls_source
         if event.ssl_options:
-            source = self._tls_source_of(event.ssl_options, server_side=self._ledger is not None)
-        self._kept = []
+            server_side = self._ledger is not None
+            faults = option_faults(event.ssl_options, server_side=server_side)
+            if faults:
+                raise self._options_error(faults)
+            source = self._tls_source_of(event.ssl_options, server_side=server_side)
+        assert source is not None
+        self.send_event(self, EV_UPGRADE(source, received))
+
+    def ac_upgrade(self, event: EV_UPGRADE) -> None:
+        self._kept = [] if self._mask & READ else [EV_PAUSE_RX()]
         self._direct = 0
         unsent, self._tx = self._tx, None
         if unsent is not None and unsent.full:
@@ -250,7 +277,19 @@ class Securing(Sending):
             self._tx = OutputQueue()
             self._tx.full = True
         self._wait_for(READ)
-        self._begin_tls(source, bytes(event.received), unsent)
+        self._begin_tls(event.source_of_tls, event.received, unsent)
+
+    def ac_drop_plain(self, event: EV_DROP) -> None:
+        """Nothing of TLS has left yet: end as if it had never been asked for."""
+        assert self._tls is not None
+        self._tx = self._tls.take_back()
+        self._stream = self._sock
+        self._tls = None
+        self._kept = None
+        self.ac_drop(event)
+
+    def ac_drop(self, _event: EV_DROP) -> None:
+        raise NotImplementedError
 
     def ac_cannot_upgrade(self, _event: EV_START_TLS) -> NotAccepted:
         if self._tls is not None:
@@ -280,5 +319,7 @@ class Securing(Sending):
         self.send_event(self, EV_FAILED(self._tx_error or reason_of(error), error))
 
     def _end_reason(self) -> Reason:
-        whole = self._tls is None or self._tls.closed
-        return Reason.PEER if whole else Reason.TLS_TRUNCATED
+        tls = self._tls
+        if tls is None or tls.closed:
+            return Reason.PEER
+        return Reason.TLS_TRUNCATED if tls.lost is None else reason_of(tls.lost)

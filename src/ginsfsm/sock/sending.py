@@ -21,7 +21,7 @@ from ginsfsm.sock.events import (
     EV_WRITE_OUTPUT_DATA,
 )
 
-__all__ = ["Sending"]
+__all__ = ["Sending", "octets"]
 
 logger: Final = logging.getLogger("ginsfsm")
 
@@ -39,7 +39,7 @@ class Sending(SockBase):
                 self._flush()
             return answer
         if type(data) is not bytes:
-            data = _octets(data)
+            data = octets(data)
         try:
             sent = self._stream.send(data)  # type: ignore[union-attr]
         except (BlockingIOError, InterruptedError):
@@ -69,7 +69,7 @@ class Sending(SockBase):
     def _queue(self, data: bytes | memoryview) -> bool | NotAccepted:
         if type(data) is not bytes:
             # Copied: the sender may change it, and a view may hold much more than it shows.
-            data = bytes(_octets(data))
+            data = bytes(octets(data))
         if self._tx_error is not None:
             # Nobody will take it; the end of the connection is on its way.
             return NOT_ACCEPTED
@@ -132,8 +132,8 @@ class Sending(SockBase):
             self.send_event(self, EV_FAILED(self._tx_error))
 
 
-def _octets(given: object) -> bytes | memoryview:
-    """What was given instead of bytes, as single bytes; copied only where it must be.
+def octets(given: object, what: str = "bytes to send") -> bytes | memoryview:
+    """What was given as bytes or instead of them, as single bytes; copied only where it must be.
 
     Raises:
         EventError: when it holds no bytes.
@@ -142,7 +142,7 @@ def _octets(given: object) -> bytes | memoryview:
         view = memoryview(given)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise EventError(
-            f"expected bytes to send, got {type(given).__name__}"
+            f"expected {what}, got {type(given).__name__}"
             + ("; encode the text first" if isinstance(given, str) else "")
         ) from None
     try:
