@@ -1,7 +1,9 @@
 """The command, as a shell runs it: a process of its own, its exit status and what it prints."""
 
 import os
+import pty
 import queue
+import select
 import shutil
 import signal
 import socket
@@ -315,6 +317,30 @@ class TestRun:
         running.wait_for("SIGHUP")
         ended = running.stop()
         assert ended.status == 0, ended.err
+
+    def test_closing_the_terminal_ends_it(self, tmp_path: Path) -> None:
+        """The system says so with SIGHUP, which otherwise reads the certificates again."""
+        (tmp_path / "quiet.py").write_text(
+            "from ginsfsm import GObj\n\n\nclass Quiet(GObj):\n    pass\n"
+        )
+        pid, terminal = pty.fork()
+        if pid == 0:
+            command = [sys.executable, "-m", "ginsfsm", "run", f"{tmp_path}/quiet.py:Quiet"]
+            os.execv(sys.executable, command)
+        try:
+            said = b""
+            while b"starts" not in said:
+                assert select.select([terminal], [], [], 20)[0]
+                said += os.read(terminal, 1000)
+        finally:
+            os.close(terminal)
+        deadline = time.monotonic() + 20
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                pytest.fail("it lives on without its terminal")
+            time.sleep(0.01)
 
     def test_sighup_during_start_up_does_not_end_it(
         self, write: Write, start: Start, tmp_path: Path

@@ -131,16 +131,15 @@ def test_plain_output_that_was_queued_leaves_first_and_in_plain(
     run_async(work)
 
 
-@each_poller
 @each_role
 @pytest.mark.parametrize("event", [EV_SEND_DATA, EV_WRITE_OUTPUT_DATA])
 def test_what_is_sent_during_the_handshake_is_kept_and_goes_out_encrypted(
-    run_async: RunAsync, role: str, poller: str, event: Any
+    run_async: RunAsync, role: str, event: Any
 ) -> None:
     data = random.Random(1).randbytes(1_000_000)
 
     async def work() -> None:
-        async with plain_pair(role, poller) as plain:
+        async with plain_pair(role) as plain:
             _, owner, gsock, _ = plain
             owner.tell(gsock, EV_START_TLS())
             assert owner.tell(gsock, event(b"one ")) is True
@@ -684,7 +683,6 @@ async def refuses_the_other(plain: Pair, role: str) -> None:
         await peer.shake()
 
 
-@each_poller
 @each_role
 @pytest.mark.parametrize("queued", [False, True])
 @pytest.mark.parametrize(
@@ -700,7 +698,6 @@ async def refuses_the_other(plain: Pair, role: str) -> None:
 def test_a_failed_upgrade_is_ev_disconnected(
     run_async: RunAsync,
     role: str,
-    poller: str,
     how: Callable[[Pair, str], Any],
     reason: str,
     queued: bool,
@@ -710,7 +707,7 @@ def test_a_failed_upgrade_is_ev_disconnected(
     timeout = 0.2 if how is is_silent else 10.0
 
     async def work() -> None:
-        async with plain_pair(role, poller, handshake_timeout=timeout) as plain:
+        async with plain_pair(role, handshake_timeout=timeout) as plain:
             app, owner, gsock, raw = plain
             host, port = raw.sock.getsockname()
             ledger = gsock._ledger

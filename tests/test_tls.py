@@ -360,15 +360,14 @@ def test_connects_anew_in_the_middle_of_a_handshake(run_async: RunAsync, poller:
     run_async(work)
 
 
-@each_poller
 @each_role
 @pytest.mark.parametrize("state", ["ST_HANDSHAKE", "ST_CONNECTED", "ST_CLOSING"])
 @pytest.mark.parametrize("after_turns", [0, 1, 3])
 def test_can_be_destroyed_in_every_state(
-    run_async: RunAsync, role: str, poller: str, state: str, after_turns: int
+    run_async: RunAsync, role: str, state: str, after_turns: int
 ) -> None:
     async def work() -> None:
-        async with tls_pair(role, poller, rcvbuf=4096, shake=state != "ST_HANDSHAKE") as tls:
+        async with tls_pair(role, rcvbuf=4096, shake=state != "ST_HANDSHAKE") as tls:
             app, owner, gsock, peer = tls
             if state == "ST_HANDSHAKE":
                 await wait_for(lambda: gsock.state == state)
@@ -553,15 +552,12 @@ def test_a_peer_that_does_not_read_is_dropped_with_tx_overflow(
     run_async(work)
 
 
-@each_poller
 @each_role
-def test_one_large_message_to_a_healthy_peer_is_legal(
-    run_async: RunAsync, role: str, poller: str
-) -> None:
+def test_one_large_message_to_a_healthy_peer_is_legal(run_async: RunAsync, role: str) -> None:
     data = random.Random(1).randbytes(5_000_000)
 
     async def work() -> None:
-        async with tls_pair(role, poller, tx_max=1000) as (_, owner, gsock, peer):
+        async with tls_pair(role, tx_max=1000) as (_, owner, gsock, peer):
             assert owner.tell(gsock, EV_SEND_DATA(data)) is True
             assert await peer.read(len(data)) == data
             assert owner.tell(gsock, EV_SEND_DATA(b"next")) is True
@@ -801,6 +797,60 @@ def test_ev_pause_rx_inside_ev_connected_when_the_first_request_is_there_already
     run_async(work)
 
 
+@each_role
+@pytest.mark.parametrize("queued", [False, True])
+def test_a_failure_waits_behind_a_pause_and_the_owner_drops(
+    run_async: RunAsync, role: str, queued: bool
+) -> None:
+    """The peer has been sent the alert, and keeps its socket: there is nothing to wait for."""
+
+    async def work() -> None:
+        async with tls_pair(role, close_timeout=4) as (_, owner, gsock, peer):
+            owner.reactions[EV_RX_DATA] = lambda _: owner.tell(gsock, EV_PAUSE_RX())
+            await peer.send_raw(peer.seal(b"the data") + b"\x17\x03\x03\0\x30" + bytes(48))
+            await wait_for(owner.received)
+            before = time.monotonic()
+            if queued:
+                owner.tell(gsock, EV_WRITE_OUTPUT_DATA(b"x"))
+            owner.tell(gsock, EV_DROP())
+            await wait_for(owner.ended)
+            assert owner.reason() in ("local", "tls")
+            assert time.monotonic() - before < 2
+
+    run_async(work)
+
+
+@each_version
+@pytest.mark.parametrize("dropped", ["at once", "later"])
+def test_ev_drop_while_the_goodbye_came_with_the_end_of_the_handshake(
+    run_async: RunAsync, version: ssl.TLSVersion, dropped: str
+) -> None:
+    """Receiving is paused from the beginning, so nobody has looked at it. The peer waits for us."""
+
+    async def work() -> None:
+        async with tls_pair("accepted", version=version, shake=False, close_timeout=4) as tls:
+            _, owner, gsock, peer = tls
+
+            def pause(_event: EV_CONNECTED) -> None:
+                owner.tell(gsock, EV_PAUSE_RX())
+                if dropped == "at once":
+                    owner.tell(gsock, EV_DROP())
+
+            owner.reactions[EV_CONNECTED] = pause
+            await shake_and_send(peer, b"the first request", goodbye=True)
+            await wait_for(lambda: owner.of(EV_CONNECTED))
+            await turns(20)
+            before = time.monotonic()
+            owner.tell(gsock, EV_DROP())
+            await wait_for(owner.ended)
+            assert time.monotonic() - before < 2
+            assert owner.reason() == "local"
+            assert await peer.read_to_end() == (b"", "end")
+            assert not owner.received()
+
+    run_async(work)
+
+
 async def shake_and_send(
     peer: TlsPeer, data: bytes, *, goodbye: bool = False, end: bool = False
 ) -> None:
@@ -981,16 +1031,15 @@ def test_30_mb_through_a_slow_pipe(run_async: RunAsync, version: ssl.TLSVersion)
     run_async(work, timeout=60)
 
 
-@each_poller
 @each_role
 @each_version
 def test_megabytes_in_both_directions_at_once(
-    run_async: RunAsync, role: str, poller: str, version: ssl.TLSVersion
+    run_async: RunAsync, role: str, version: ssl.TLSVersion
 ) -> None:
     data = random.Random(4).randbytes(1_000_000) * 5
 
     async def work() -> None:
-        async with tls_pair(role, poller, version=version, tx_max=1 << 30) as tls:
+        async with tls_pair(role, version=version, tx_max=1 << 30) as tls:
             _, owner, gsock, peer = tls
             owner.tell(gsock, EV_SEND_DATA(data))
             got, _ = await asyncio.gather(peer.read(len(data)), peer.send(data))
@@ -1044,16 +1093,15 @@ def test_an_echo_between_two_gsocks(run_async: RunAsync, role: str) -> None:
 # -- EV_DROP ---------------------------------------------------------------------------------------
 
 
-@each_poller
 @each_role
 @each_version
 def test_ev_drop_flushes_a_large_queue_and_then_says_goodbye(
-    run_async: RunAsync, role: str, poller: str, version: ssl.TLSVersion
+    run_async: RunAsync, role: str, version: ssl.TLSVersion
 ) -> None:
     data = random.Random(5).randbytes(6_000_000)
 
     async def work() -> None:
-        async with tls_pair(role, poller, version=version) as (app, owner, gsock, peer):
+        async with tls_pair(role, version=version) as (app, owner, gsock, peer):
             owner.tell(gsock, EV_SEND_DATA(data))
             owner.tell(gsock, EV_WRITE_OUTPUT_DATA(b"the end"))
             owner.tell(gsock, EV_DROP())
@@ -1127,17 +1175,16 @@ def test_ev_drop_with_abort_closes_at_once(run_async: RunAsync, role: str, polle
     run_async(work)
 
 
-@each_poller
 @each_role
 @each_version
 def test_dropping_a_peer_that_is_still_sending_loses_none_of_our_last_bytes(
-    run_async: RunAsync, role: str, poller: str, version: ssl.TLSVersion
+    run_async: RunAsync, role: str, version: ssl.TLSVersion
 ) -> None:
     """The answer to the beginning of a large upload, then the drop."""
     answer = random.Random(6).randbytes(500_000)
 
     async def work() -> None:
-        async with tls_pair(role, poller, version=version, rcvbuf=8192) as tls:
+        async with tls_pair(role, version=version, rcvbuf=8192) as tls:
             _, owner, gsock, peer = tls
 
             def refuse(_event: EV_RX_DATA) -> None:
@@ -1254,16 +1301,15 @@ def test_what_the_owner_says_while_the_goodbyes_are_exchanged_is_no_mistake(
 # -- half-close ------------------------------------------------------------------------------------
 
 
-@each_poller
 @each_role
 @each_version
 def test_when_the_peer_says_goodbye_what_is_queued_is_still_flushed(
-    run_async: RunAsync, role: str, poller: str, version: ssl.TLSVersion
+    run_async: RunAsync, role: str, version: ssl.TLSVersion
 ) -> None:
     answer = random.Random(7).randbytes(6_000_000)
 
     async def work() -> None:
-        async with tls_pair(role, poller, version=version) as (_, owner, gsock, peer):
+        async with tls_pair(role, version=version) as (_, owner, gsock, peer):
 
             def respond(_event: EV_RX_DATA) -> None:
                 owner.tell(gsock, EV_SEND_DATA(answer))
@@ -1316,17 +1362,16 @@ def test_a_peer_that_said_goodbye_and_reads_nothing_is_left_after_close_timeout(
     run_async(work)
 
 
-@each_poller
 @each_role
 @each_version
 @pytest.mark.parametrize("socket_ends", [False, True])
 def test_half_close_says_ev_rx_end_and_stays_open_for_sending(
-    run_async: RunAsync, role: str, poller: str, version: ssl.TLSVersion, socket_ends: bool
+    run_async: RunAsync, role: str, version: ssl.TLSVersion, socket_ends: bool
 ) -> None:
     data = random.Random(8).randbytes(3_000_000)
 
     async def work() -> None:
-        async with tls_pair(role, poller, version=version, half_close=True) as tls:
+        async with tls_pair(role, version=version, half_close=True) as tls:
             _, owner, gsock, peer = tls
             await peer.send_raw(peer.seal(b"all I have") + peer.goodbye())
             if socket_ends:
@@ -1428,6 +1473,31 @@ def test_a_client_that_sends_and_goes_at_once_while_many_shake_hands(
             await wait_for(lambda: owner.ended() or tls.gsock.destroyed)
             assert owner.received() == b"log this"
             assert owner.reason() == "peer"
+
+    run_async(work)
+
+
+@each_poller
+@each_version
+def test_a_client_that_sends_and_resets_while_many_shake_hands(
+    run_async: RunAsync, poller: str, version: ssl.TLSVersion
+) -> None:
+    """What it has sent is all there, and so it was heard; as it is on a plain connection."""
+
+    async def work() -> None:
+        async with tls_pair("accepted", poller, version=version, shake=False) as tls:
+            app, owner, _, peer = tls
+            while not peer.step():
+                await peer.send_raw(peer.written())
+                assert await peer.feed()
+            for _ in range(100):
+                app.poller.defer_costly(lambda: None)
+            push(peer, peer.written() + peer.seal(b"log this"))
+            await turns(2)
+            peer.reset()
+            await wait_for(lambda: owner.ended() or tls.gsock.destroyed)
+            assert owner.received() == b"log this"
+            assert owner.reason() == "reset"
 
     run_async(work)
 

@@ -38,7 +38,7 @@ RECORD = 16_384
 BROKEN = b"\x17\x03\x03\0\x30" + bytes(48)
 
 bounded = settings(
-    max_examples=15,
+    max_examples=12,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -8,7 +8,8 @@ Half of the traffic's connections were made before the first reload and live thr
 Each sends bytes that say where in the stream they stand, and every one has to come back in its
 place. The other half connects, asks, and closes, without a pause.
 
-The rules for client certificates change as a whole too: for who connects later, not for who is here.
+The rules for client certificates change as a whole too: for who connects later, not for who is
+here.
 """
 
 import asyncio
@@ -272,7 +273,7 @@ class Server:
 
     def memory(self) -> int:
         """The lowest of some samples: connections come and go meanwhile."""
-        samples = []
+        samples: list[int] = []
         for _ in range(10):
             samples.append(self.tell("census")["pss"])
             time.sleep(0.02)

@@ -519,6 +519,40 @@ def test_a_client_that_failed_connects_again(run_async: RunAsync) -> None:
     run_async(work)
 
 
+@pytest.mark.parametrize("what", ["again", "destroy"])
+def test_what_a_client_does_inside_ev_connect_failed(run_async: RunAsync, what: str) -> None:
+    async def work() -> None:
+        async with gaplic() as app:
+            owner = make_secure_owner(app)
+            with listener() as listening:
+                gsock = client_of(owner, listening, ssl_options=client_options())
+
+                def react(_event: EV_CONNECT_FAILED) -> None:
+                    if what == "again":
+                        owner.tell(gsock, EV_CONNECT())
+                    else:
+                        owner.destroy_gobj(gsock)
+
+                owner.reactions[EV_CONNECT_FAILED] = react
+                owner.tell(gsock, EV_CONNECT())
+                for count in range(1, 4 if what == "again" else 2):
+                    with await accept(listening) as raw:
+                        await raw.send(b"220 mail.example.org ESMTP\r\n")
+                        await wait_for(
+                            lambda count=count: len(owner.of(EV_CONNECT_FAILED)) == count
+                        )
+                if what == "again":
+                    with await accept(listening) as raw:
+                        await TlsPeer(raw, server_context(), server_side=True).shake()
+                        await wait_for(lambda: owner.of(EV_CONNECTED))
+                await turns()
+                assert gsock.destroyed is (what == "destroy")
+                assert app.contained_errors == 0
+                assert not owner.inside
+
+    run_async(work)
+
+
 @pytest.mark.parametrize("abort", [False, True])
 @pytest.mark.parametrize("after_turns", [0, 2, 10])
 def test_a_client_that_is_dropped_in_the_handshake(

@@ -303,6 +303,7 @@ class GSock(Securing):
     def ac_receive(self, _event: EV_READABLE) -> None:
         # Not where it was paused, or has ended, within the batch that still says it is readable.
         if self._mask & READ:
+            self._direct = READ
             self.io_ready(READ)
 
     def ac_pause(self, _event: EV_PAUSE_RX) -> None:
@@ -363,6 +364,9 @@ class GSock(Securing):
     def ac_drop(self, _event: EV_DROP) -> None:
         self._reason = Reason.LOCAL
         self._direct = 0
+        if self._tls is not None and self._tls.has_more:
+            # Perhaps the peer's end, that nobody has looked at while receiving was paused.
+            self.tls_read_again()
         if self._tx is None:
             self.send_event(self, EV_FLUSHED())
             return
@@ -441,7 +445,8 @@ class GSock(Securing):
         return self._ending
 
     def ac_too_late(self, _event: Event) -> NotAccepted:
-        # What no row would answer, but without the warning that a mistake of the program gets.
+        # What no row would answer, but without the warning that a mistake of the program gets: it
+        # may be a loop over all children, and not know of each how far it is.
         return NOT_ACCEPTED
 
     machine = {
@@ -475,6 +480,12 @@ class GSock(Securing):
             on(EV_FLUSH_OUTPUT_DATA, None,                                        when=is_upgrade),
             on(EV_PAUSE_RX,          ac_later,                                    when=is_upgrade),
             on(EV_RESUME_RX,         ac_later,                                    when=is_upgrade),
+            on(EV_SEND_DATA,         ac_too_late),
+            on(EV_WRITE_OUTPUT_DATA, ac_too_late),
+            on(EV_FLUSH_OUTPUT_DATA, ac_too_late),
+            on(EV_PAUSE_RX,          ac_too_late),
+            on(EV_RESUME_RX,         ac_too_late),
+            on(EV_START_TLS,         Securing.ac_cannot_upgrade),
             on(EV_DROP,              Securing.ac_drop_plain,   "ST_CLOSING",      when=can_drop),
             on(EV_DROP,              ac_abort,                 "ST_DISCONNECTED", when=can_stop),
             on(EV_DROP,              ac_later,                                    when=is_upgrade),

@@ -13,6 +13,7 @@ What the command says goes to stderr; stdout belongs to the program that it runs
 """
 
 import argparse
+import errno
 import importlib
 import importlib.util
 import logging
@@ -202,7 +203,11 @@ def _run(options: argparse.Namespace) -> int:
             app.on_signal(number, partial(_reload, app))
         # Whoever reads that it starts may stop it at once, before the gaplic minds the signals
         # itself. To interrupt a loop that is being set up would leave its pieces lying about.
-        with _on_signals(app.stop, signal.SIGINT, signal.SIGTERM):
+        stop_without_terminal = partial(_stop_without_terminal, app)
+        with (
+            _on_signals(app.stop, signal.SIGINT, signal.SIGTERM),
+            _on_signals(stop_without_terminal, *_RELOAD),
+        ):
             logger.info("%s starts (%s); Ctrl-C or SIGTERM stops it", path, options.target)
             app.start()
         logger.info("%s has stopped", path)
@@ -219,12 +224,34 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _reload(app: GAplic) -> None:
-    """Let every server of the tree read its certificates again; each logs what became of it."""
+    """Let every server of the tree read its certificates again; each logs what became of it.
+
+    The same signal says that the terminal has been closed, which ends what runs in it.
+    """
+    if _stop_without_terminal(app):
+        return
     servers = [gobj for gobj in app.walk() if isinstance(gobj, GServerSock)]
     secure = [server for server in servers if server.config.ssl_options]
     logger.info("SIGHUP: reloading TLS of %d servers", len(secure))
     for server in secure:
         app.send_event(server, EV_RELOAD_TLS())
+
+
+def _stop_without_terminal(app: GAplic) -> bool:
+    if not _terminal_has_gone():
+        return False
+    logger.info("SIGHUP: the terminal has been closed; stopping")
+    app.stop()
+    return True
+
+
+def _terminal_has_gone() -> bool:
+    """Whether stdin is a terminal that has been closed; a pipe or a file says something else."""
+    try:
+        os.tcgetpgrp(0)
+    except OSError as error:
+        return error.errno == errno.EIO
+    return False
 
 
 def _settings(
@@ -397,6 +424,8 @@ def _say(text: str) -> None:
 
 def _heed_later() -> None:
     """A SIGHUP while everything is being read for the first time: there is nothing newer."""
+    if _terminal_has_gone():
+        _interrupt()
 
 
 def _interrupt() -> None:

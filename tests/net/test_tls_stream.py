@@ -1086,7 +1086,7 @@ def test_close_notify_in_the_middle_of_a_record_of_the_peer(version: ssl.TLSVers
 
 
 @each_side
-@settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
 @given(
     batches=st.lists(
         st.one_of(

@@ -104,6 +104,10 @@ class Securing(Sending):
 
     def ac_keep(self, _event: EV_READABLE) -> None:
         assert self._tls is not None
+        if self._tls.due:
+            # There is enough for a step. What comes behind it, be it the end, waits in the kernel.
+            self._wait_for(self._mask & ~READ)
+            return
         try:
             data = self._sock.recv(RX_SIZE)  # type: ignore[union-attr]
         except (BlockingIOError, InterruptedError):
@@ -111,19 +115,14 @@ class Securing(Sending):
         except OSError as error:
             self.send_event(self, EV_FAILED(reason_of(error), error))
             return
-        if not data and self._tls.due:
-            # What it sent before it went may be all that it had to say.
-            self._wait_for(self._mask & ~READ)
-            return
         if not data:
             lost = self._tls.lost
             ended = lost or ConnectionError("the peer closed the connection in the handshake")
             self.send_event(self, EV_FAILED(Reason.TLS if lost is None else reason_of(lost), ended))
             return
         self._tls.receive(data)
-        if self._tls.due or self._mask & WRITE:
-            # Enough for a step, or none can be made before the peer takes what waits for it; what
-            # else comes may stay in the kernel.
+        if self._mask & WRITE:
+            # No step can be made before the peer takes what waits for it.
             self._wait_for(self._mask & ~READ)
         else:
             self._queue_for_shake(self._tls)
