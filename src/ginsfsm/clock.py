@@ -8,9 +8,11 @@ tree can be built first. Tests put another clock here and move it by hand.
 from __future__ import annotations
 
 import asyncio
+import heapq
+import math
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 __all__ = ["Clock", "LoopClock", "TimerHandle"]
 
@@ -20,6 +22,13 @@ class TimerHandle(Protocol):
 
     def cancel(self) -> None:
         """Do not call back; nothing happens where it has called back already."""
+
+
+RESOLUTION: Final = 0.001
+"""Seconds; uvloop counts in milliseconds, and rounds."""
+
+TURN: Final = 0.005
+"""Seconds of timers after which a turn of the loop calls no more."""
 
 
 class Clock(Protocol):
@@ -41,33 +50,57 @@ class Clock(Protocol):
 class _Timer:
     """A timer of a `LoopClock`; it waits until there is a loop."""
 
-    __slots__ = ("_callback", "_clock", "_handle", "_seconds")
+    __slots__ = ("_callback", "_clock", "number", "when")
 
-    def __init__(self, clock: LoopClock, seconds: float, callback: Callable[[], object]) -> None:
+    def __init__(self, clock: LoopClock, number: int, callback: Callable[[], object]) -> None:
         self._clock = clock
-        self._seconds = seconds
-        self._callback = callback
-        self._handle: asyncio.TimerHandle | None = None
+        self._callback: Callable[[], object] | None = callback
+        self.number = number
+        self.when = 0.0
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._handle = loop.call_later(self._seconds, self._call_back)
+    def __lt__(self, other: _Timer) -> bool:
+        if self.when != other.when:
+            return self.when < other.when
+        return self.number < other.number
+
+    @property
+    def live(self) -> bool:
+        """Whether it has still to call back."""
+        return self._callback is not None
+
+    def take(self) -> Callable[[], object] | None:
+        """What to call now; it is called once."""
+        callback, self._callback = self._callback, None
+        return callback
 
     def cancel(self) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-        self._clock.timers.pop(self, None)
-
-    def _call_back(self) -> None:
-        self._clock.timers.pop(self, None)
-        self._callback()
+        if self._callback is not None:
+            self._callback = None
+            self._clock.cancelled()
 
 
 class LoopClock:
-    """The clock of an asyncio loop."""
+    """The clock of an asyncio loop.
+
+    Of all timers only the next one is known to the loop. Those that are due together are called
+    a few in a turn, so that ten thousand clients that ran out of time at once hold up nobody; and
+    a timer is one object, where one of the loop's is seven and the garbage collector looks at all.
+    """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.timers: dict[_Timer, None] = {}
+        self._heap: list[_Timer] = []
+        """Those cancelled among them, until there are many. Before the start, `when` is a span."""
+        self._dead = 0
+        self._count = 0
+        self._next: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._next_at = math.inf
+        self._running = False
+
+    @property
+    def timers(self) -> list[_Timer]:
+        """Those that have still to call back."""
+        return [timer for timer in self._heap if timer.live]
 
     def time(self) -> float:
         """See `Clock`. Both clocks behind it are the machine's monotonic one."""
@@ -75,20 +108,83 @@ class LoopClock:
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> TimerHandle:
         """See `Clock`."""
-        timer = _Timer(self, seconds, callback)
-        self.timers[timer] = None
-        if self._loop is not None:
-            timer.start(self._loop)
+        self._count += 1
+        timer = _Timer(self, self._count, callback)
+        loop = self._loop
+        if loop is None:
+            timer.when = seconds
+            heapq.heappush(self._heap, timer)
+        else:
+            timer.when = loop.time() + seconds
+            heapq.heappush(self._heap, timer)
+            if timer.when < self._next_at and not self._running:
+                self._wake_at_next(loop)
         return timer
+
+    def cancelled(self) -> None:
+        """A timer in the heap has been cancelled."""
+        self._dead += 1
+        if self._dead > 100 and self._dead > len(self._heap) // 2 and not self._running:
+            self._heap = self.timers
+            heapq.heapify(self._heap)
+            self._dead = 0
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """See `Clock`."""
         self._loop = loop
-        for timer in list(self.timers):
-            timer.start(loop)
+        now = loop.time()
+        for timer in self._heap:
+            timer.when += now
+        self._wake_at_next(loop)
 
     def stop(self) -> None:
         """See `Clock`."""
-        for timer in list(self.timers):
-            timer.cancel()
         self._loop = None
+        heap, self._heap = self._heap, []
+        self._dead = 0
+        for timer in heap:
+            timer.take()
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        self._next_at = math.inf
+
+    def _wake_at_next(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        self._next_at = math.inf
+        heap = self._heap
+        while heap and not heap[0].live:
+            heapq.heappop(heap)
+            self._dead -= 1
+        if heap:
+            self._next_at = heap[0].when
+            self._next = loop.call_at(self._next_at, self._run)
+
+    def _run(self) -> None:
+        loop = self._loop
+        if loop is None:
+            return
+        heap = self._heap
+        # A loop may be early by its resolution.
+        due = loop.time() + RESOLUTION
+        end = time.monotonic() + TURN
+        # What a timer sets anew stands behind this number, and waits for the next turn.
+        last = self._count
+        self._next = None
+        self._running = True
+        try:
+            while heap and heap[0].when <= due and heap[0].number <= last:
+                callback = heapq.heappop(heap).take()
+                if callback is None:
+                    self._dead -= 1
+                    continue
+                callback()
+                heap = self._heap
+                if time.monotonic() >= end:
+                    break
+        finally:
+            self._running = False
+            if self._loop is not None:
+                self._wake_at_next(self._loop)

@@ -45,6 +45,24 @@ logger: Final = logging.getLogger("ginsfsm")
 _STOP_SIGNALS: Final = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
+class _StateTimeout:
+    """What the clock calls when a gobj was long enough in a state."""
+
+    __slots__ = ("gobj", "run")
+
+    def __init__(self, gobj: GObj, run: Callable[[Any], object]) -> None:
+        self.gobj = gobj
+        self.run = run
+
+    def __call__(self) -> None:
+        gobj = self.gobj
+        if not gobj.destroyed:
+            try:
+                self.run(gobj)
+            except Exception as error:
+                gobj.gaplic.contain(error, gobj, None, "a timer")
+
+
 class GAplic(GObj):
     """The application: root of a tree of gobjs, with the loop that they live in.
 
@@ -431,7 +449,7 @@ class GAplic(GObj):
 
     def start_after(self, gobj: GObj, row: After, seconds: float) -> TimerHandle:
         """Start a state timeout."""
-        return self.call_later(gobj, seconds, partial(row.run, gobj))
+        return self._clock.call_later(seconds, _StateTimeout(gobj, row.run))
 
     def start_task(
         self, gobj: GObj, coroutine: Coroutine[Any, Any, Any], done: type[Event] | None
