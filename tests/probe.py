@@ -1,10 +1,10 @@
-"""How long a client of a TLS echo server waits while something else happens to the server.
+"""How long a client of an echo server waits while something else happens to the server.
 
-Run as a program of its own: ``python probe.py PORT CA_FILE``. It opens some good connections and
-sends small messages on them, one every 2 ms whether the ones before were answered or not. A latency
-counts from the moment when its message *should* have been sent: a server that holds still for a
-second is seen with all the messages of that second, and not with the one that happened to be on its
-way (coordinated omission).
+Run as a program of its own: ``python probe.py PORT CONNECTIONS [CA_FILE]``. It opens some good
+connections, with TLS where there is a file of authorities, and sends small messages on them, one
+every 2 ms whether the ones before were answered or not. A latency counts from the moment when its
+message *should* have been sent: a server that holds still for a second is seen with all the
+messages of that second, and not with the one that happened to be on its way (coordinated omission).
 
 It speaks by lines of JSON. The first, an empty object, says that all connections stand. Each line
 that it reads is answered with the figures since the last one; the end of input ends it.
@@ -63,10 +63,12 @@ class Figures(NamedTuple):
 class Link:
     """One good connection."""
 
-    def __init__(self, port: int, context: ssl.SSLContext) -> None:
+    def __init__(self, port: int, context: ssl.SSLContext | None) -> None:
         plain = socket.create_connection(("127.0.0.1", port), PATIENCE)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        self.sock = context.wrap_socket(plain, server_hostname="localhost")
+        self.sock: socket.socket = (
+            plain if context is None else context.wrap_socket(plain, server_hostname="localhost")
+        )
         self.sock.setblocking(False)
         self.unanswered: deque[tuple[float, bytes]] = deque()
         """When each should have been sent, and what it says."""
@@ -85,7 +87,7 @@ class Link:
                 data = self.sock.recv(65536)
                 assert data, "the server has closed a good connection"
                 self.received += data
-        except ssl.SSLWantReadError:
+        except (ssl.SSLWantReadError, BlockingIOError):
             pass
         now = time.monotonic()
         waits = []
@@ -97,11 +99,11 @@ class Link:
         return waits
 
 
-def main(port: int, ca_file: str) -> None:
+def main(port: int, connections: int, ca_file: str = "") -> None:
     # Nothing here makes cycles, and a collection would look like a slow server.
     gc.disable()
-    context = ssl.create_default_context(cafile=ca_file)
-    links = [Link(port, context) for _ in range(CONNECTIONS)]
+    context = ssl.create_default_context(cafile=ca_file) if ca_file else None
+    links = [Link(port, context) for _ in range(connections)]
     ready = select.epoll()
     by_fd = {link.sock.fileno(): link for link in links}
     for fd in (*by_fd, 0):
@@ -115,7 +117,7 @@ def main(port: int, ca_file: str) -> None:
     while True:
         now = time.monotonic()
         while intended <= now:
-            links[number % CONNECTIONS].send(intended, number)
+            links[number % connections].send(intended, number)
             late = max(late, time.monotonic() - intended)
             number += 1
             intended += 1 / RATE
@@ -206,8 +208,11 @@ class Child:
 class Probe(Child):
     """The probe, as a test sees it; its connections stand when it has been made."""
 
-    def __init__(self, port: int, ca_file: Path, *, core: int) -> None:
-        super().__init__(__file__, str(port), str(ca_file), core=core)
+    def __init__(
+        self, port: int, ca_file: Path | None, *, core: int, connections: int = CONNECTIONS
+    ) -> None:
+        files = [] if ca_file is None else [str(ca_file)]
+        super().__init__(__file__, str(port), str(connections), *files, core=core)
         self.answer()
 
     def figures(self) -> Figures:
@@ -216,4 +221,4 @@ class Probe(Child):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

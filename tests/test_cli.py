@@ -710,3 +710,157 @@ class TestStartFails:
         assert ended.err.startswith("ginsfsm: echo.py:Echo cannot start: ")
         assert "'a/b'" in ended.err
         assert "Traceback" not in ended.err
+
+
+# Says what it hears of the end; a line "work" is answered when the next line comes.
+GATE = """
+    from ginsfsm import GObj, on, param
+    from ginsfsm.c_sock import EV_CONNECTED, EV_DISCONNECTED, EV_DROP, EV_RX_DATA, EV_SEND_DATA
+    from ginsfsm.c_srv_sock import EV_DRAINED, EV_DRAINING, GServerSock
+
+
+    class Gate(GObj):
+        class config(GObj.config):
+            destroy: str = param("", "destroy the servers when this comes")
+
+        def start_up(self):
+            self.servers = [
+                self.create_gobj(name, GServerSock, self, host="127.0.0.1")
+                for name in ("one", "two")]
+            print("ports", *[one.config.port for one in self.servers], flush=True)
+
+        def ac_connected(self, event: EV_CONNECTED):
+            print("connected", flush=True)
+
+        def ac_request(self, event: EV_RX_DATA):
+            if event.data == b"work":
+                print("working", flush=True)
+            else:
+                self.send_event(event.source, EV_SEND_DATA(b"done"))
+                self.send_event(event.source, EV_DROP())
+
+        def ac_gone(self, event: EV_DISCONNECTED):
+            print("gone", event.reason, flush=True)
+            self.destroy_gobj(event.source)
+
+        def ac_draining(self, event: EV_DRAINING):
+            print("draining", flush=True)
+            self.end(event)
+
+        def ac_drained(self, event: EV_DRAINED):
+            print("drained", event.remaining, flush=True)
+            self.end(event)
+
+        def end(self, event):
+            if type(event).__name__ == self.config.destroy:
+                self.destroy_gobj(event.source)
+
+        machine = {
+            "ST_IDLE": [
+                on(EV_CONNECTED, ac_connected),
+                on(EV_RX_DATA, ac_request),
+                on(EV_DISCONNECTED, ac_gone),
+                on(EV_DRAINING, ac_draining),
+                on(EV_DRAINED, ac_drained),
+            ],
+        }
+"""
+
+
+class TestDrain:
+    @staticmethod
+    def at_work(running: Running) -> tuple[socket.socket, list[int]]:
+        """A client whose request is under way, and the ports."""
+        ports = [int(port) for port in running.wait_for("ports ", "out").split()[1:]]
+        running.wait_for("starts")
+        client = socket.create_connection(("127.0.0.1", ports[0]), DEADLINE)
+        client.sendall(b"work")
+        running.wait_for("working", "out")
+        return client, ports
+
+    @pytest.mark.parametrize("destroy", ["", "EV_DRAINING", "EV_DRAINED"])
+    def test_sigterm_lets_a_request_be_finished(
+        self, destroy: str, write: Write, start: Start
+    ) -> None:
+        """Also where the owner destroys its servers as soon as they say that they end."""
+        write("gate.py", GATE)
+        running = start("run", "gate.py:Gate", "--set", f"gate.destroy={destroy}")
+        client, ports = self.at_work(running)
+        with client:
+            running.process.send_signal(signal.SIGTERM)
+            line = running.wait_for("draining 2 servers with 1 connection,")
+            assert line.endswith("for at most 30 s; a second SIGTERM ends at once")
+            running.wait_for("draining", "out")
+            for port in ports:
+                with pytest.raises(ConnectionRefusedError):
+                    socket.create_connection(("127.0.0.1", port), DEADLINE)
+            client.sendall(b"and now?")
+            assert client.recv(100) == b"done"
+            assert client.recv(100) == b""
+        ended = running.wait()
+        assert ended.status == 0, ended.err
+        assert "gone local" in ended.out
+        assert ended.out.count("draining") == 2
+        assert ended.out.count("drained 0") == (0 if destroy == "EV_DRAINING" else 2)
+        assert "drained; 0 connections had to be aborted" in ended.err
+        assert ended.err.splitlines()[-1].endswith(" INFO app/gate has stopped")
+        assert "Traceback" not in ended.err
+
+    @pytest.mark.parametrize("seconds", ["0", "0.3"])
+    @pytest.mark.parametrize("destroy", ["", "EV_DRAINING", "EV_DRAINED"])
+    def test_those_who_do_not_end_are_aborted_and_counted(
+        self, destroy: str, seconds: str, write: Write, start: Start
+    ) -> None:
+        write("gate.py", GATE)
+        running = start(
+            *("run", "gate.py:Gate", "--drain-timeout", seconds),
+            *("--set", f"gate.destroy={destroy}"),
+        )
+        client, _ = self.at_work(running)
+        with client:
+            began = time.monotonic()
+            ended = running.stop()
+            assert time.monotonic() - began >= float(seconds)
+            try:
+                assert client.recv(100) == b""
+            except ConnectionResetError:
+                pass
+        assert ended.status == 0, ended.err
+        (line,) = [line for line in ended.err.splitlines() if "aborted" in line]
+        assert line.endswith(" WARNING drained; 1 connection had to be aborted")
+        assert "Traceback" not in ended.err
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_second_signal_ends_it_at_once(
+        self, number: signal.Signals, write: Write, start: Start
+    ) -> None:
+        write("gate.py", GATE)
+        running = start("run", "gate.py:Gate")
+        client, _ = self.at_work(running)
+        with client:
+            running.process.send_signal(signal.SIGTERM)
+            running.wait_for("draining 2 servers")
+            began = time.monotonic()
+            ended = running.stop(number)
+            assert time.monotonic() - began < 10
+        assert ended.status == 0, ended.err
+        assert f"stopping on {number.name}" in ended.err
+        assert "Traceback" not in ended.err
+
+    def test_sigint_does_not_wait(self, write: Write, start: Start) -> None:
+        write("gate.py", GATE)
+        running = start("run", "gate.py:Gate")
+        client, _ = self.at_work(running)
+        with client:
+            ended = running.stop(signal.SIGINT)
+        assert ended.status == 0, ended.err
+        assert "drain" not in ended.err + ended.out
+
+    @pytest.mark.parametrize("wrong", ["-1", "soon", "nan", "inf", ""])
+    def test_bad_timeout(self, wrong: str, write: Write, finished: Finished) -> None:
+        ended = finished("run", "gate.py:Gate", f"--drain-timeout={wrong}")
+        assert ended.status == 2
+        assert ended.err.splitlines()[-1] == (
+            f"ginsfsm run: error: argument --drain-timeout: {wrong!r}: "
+            "expected seconds, 0 or more, as in 30 or 2.5"
+        )

@@ -582,6 +582,41 @@ def test_the_signals_that_stop_belong_to_start(number: int) -> None:
     app.start()
 
 
+class EV_KILL(Event):
+    """Send the process a signal."""
+
+    number: int
+
+
+class Killer(GObj):
+    def ac_kill(self, event: EV_KILL) -> None:
+        os.kill(os.getpid(), event.number)
+
+    machine = {"ST_IDLE": [on(EV_KILL, ac_kill)]}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_callback_replaces_the_first_sigterm_only(fails: bool) -> None:
+    """Where it fails, the gaplic stops as if there were none."""
+    app = GAplic("app")
+    calls = []
+
+    def terminate() -> None:
+        calls.append(app.destroyed)
+        if fails:
+            raise RuntimeError("no")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    app.on_terminate(terminate)
+    app.post_event_threadsafe(app.create_gobj("killer", Killer, app), EV_KILL(signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    app.start()
+    assert app.destroyed
+    assert calls == [False]
+    assert app.contained_errors == fails
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_signals_do_nothing_in_a_thread_and_in_serve(run_async: RunAsync) -> None:
     before = signal.getsignal(signal.SIGHUP)
     app = GAplic("threaded")

@@ -19,11 +19,13 @@ LEVELS = [
     ["settings", "fault"],
     ["smachine", "clock"],
     ["gobj"],
-    ["task", "poller"],
+    ["task", "poller", "deadlines"],
     ["gaplic", "sock"],
     ["c_timer", "c_sock"],
+    ["srv"],
     ["c_srv_sock"],
-    ["testing", "cli"],
+    ["testing", "shutdown"],
+    ["cli"],
     ["__init__", "__main__"],
 ]
 

@@ -1,6 +1,7 @@
 """The example of a mail receiver, run by the command as a reader runs it, and seen from outside."""
 
 import os
+import signal
 import smtplib
 import socket
 import ssl
@@ -54,7 +55,8 @@ class Mail:
 
     def stop(self) -> None:
         """It ends without a traceback and with nothing left open, and is not to blame."""
-        self.program.process.terminate()
+        # Not SIGTERM, which would wait for those who are connected.
+        self.program.process.send_signal(signal.SIGINT)
         assert self.program.ends() == 0, self.program
         assert not self.program.said("Traceback|ResourceWarning|ERROR|Error"), self.program
 

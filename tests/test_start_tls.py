@@ -710,7 +710,8 @@ def test_a_failed_upgrade_is_ev_disconnected(
         async with plain_pair(role, handshake_timeout=timeout) as plain:
             app, owner, gsock, raw = plain
             host, port = raw.sock.getsockname()
-            ledger = gsock._ledger
+            reception = gsock._reception
+            ledger = reception.ledger if reception is not None else None
             begin = time.monotonic()
             owner.tell(gsock, EV_START_TLS())
             if queued:

@@ -737,7 +737,7 @@ def test_an_accepted_connection_that_is_dropped_in_the_handshake_is_gone_without
     async def work() -> None:
         async with tls_pair("accepted", shake=False) as (_, owner, gsock, peer):
             assert gsock.state == "ST_HANDSHAKE"
-            ledger = gsock._ledger
+            ledger = gsock._reception.ledger
             owner.tell(gsock, EV_DROP())
             await peer_is_gone(peer)
             await turns()

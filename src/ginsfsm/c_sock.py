@@ -10,6 +10,8 @@ with every `EV_CONNECT` and comes back.
 
 ST_CONNECTING. Addresses are tried one after the other, with a head start for each (Happy Eyeballs).
 
+ST_PROXY. The connection comes through a balancer, whose header tells whose it really is.
+
 ST_HANDSHAKE. Both ends agree on TLS. A step of that takes as long as a hundred messages, so what
 comes in is only kept, and `EV_SHAKE` is the poller's word that it is this connection's turn. The
 peer has `handshake_timeout` for all of it. A connection that was plain before (`EV_START_TLS`) has
@@ -48,17 +50,19 @@ import aiohappyeyeballs
 
 from ginsfsm.event import Event
 from ginsfsm.net.addresses import format_address
-from ginsfsm.net.ledger import Ledger
+from ginsfsm.net.framing import FrameError
+from ginsfsm.net.proxy_binary import SIGNATURE
+from ginsfsm.net.proxy_line import LINE_START
 from ginsfsm.net.reason import Reason, reason_of
-from ginsfsm.net.tls_source import TlsSource
 from ginsfsm.net.tls_stream import failure
 from ginsfsm.net.unacknowledged import is_acknowledged
 from ginsfsm.poller import READ, WRITE
 from ginsfsm.row import after, on
 from ginsfsm.smachine import NOT_ACCEPTED, NotAccepted
-from ginsfsm.sock.base import RX_SIZE, SockBase, set_options
+from ginsfsm.sock.base import RX_SIZE, set_options
 from ginsfsm.sock.events import (
     EV_ACCEPTED,
+    EV_ACCEPTED_PROXY,
     EV_ACCEPTED_TLS,
     EV_CONNECT,
     EV_CONNECT_FAILED,
@@ -66,17 +70,22 @@ from ginsfsm.sock.events import (
     EV_DISCONNECTED,
     EV_DROP,
     EV_ENDED,
+    EV_EXPIRED,
     EV_FAILED,
     EV_FLUSH_OUTPUT_DATA,
     EV_FLUSHED,
     EV_OPENED,
     EV_PAUSE_RX,
+    EV_PLAIN,
     EV_READABLE,
     EV_RESUME_RX,
     EV_RX_DATA,
     EV_RX_END,
+    EV_RX_FRAME,
+    EV_SECURE,
     EV_SECURED,
     EV_SEND_DATA,
+    EV_SEND_FRAME,
     EV_SHAKE,
     EV_START_TLS,
     EV_TLS_STARTED,
@@ -85,6 +94,9 @@ from ginsfsm.sock.events import (
     EV_WRITABLE,
     EV_WRITE_OUTPUT_DATA,
 )
+from ginsfsm.sock.lasting import Lasting
+from ginsfsm.sock.receiving import Receiving
+from ginsfsm.sock.reception import Reception
 from ginsfsm.sock.securing import Securing
 from ginsfsm.sock.sending import Sending
 
@@ -99,7 +111,9 @@ __all__ = [
     "EV_RESUME_RX",
     "EV_RX_DATA",
     "EV_RX_END",
+    "EV_RX_FRAME",
     "EV_SEND_DATA",
+    "EV_SEND_FRAME",
     "EV_START_TLS",
     "EV_TLS_STARTED",
     "EV_TRANSMIT_READY",
@@ -122,7 +136,13 @@ _READABLE: Final = EV_READABLE()
 _WRITABLE: Final = EV_WRITABLE()
 
 
-class GSock(Securing):
+EXPIRED: Final = {
+    Reason.IDLE: "it was silent for too long",
+    Reason.TIMEOUT: "it was too slow, or here for too long",
+}
+
+
+class GSock(Lasting):
     """One TCP connection: a client's, or one that a `GServerSock` accepted.
 
     Attributes:
@@ -154,21 +174,20 @@ class GSock(Securing):
         if not data:
             self.send_event(self, EV_ENDED(self._end_reason()))
             return
+        self.rx_bytes += len(data)
+        self._heard = self._poller.now
         event = EV_RX_DATA(data)
-        subscriptions = self._subscriptions
-        if len(subscriptions) == 1 and self._watch is None:
-            # What `_tell` does, without the call.
-            only = subscriptions[0]
-            if only.event is None and not only.post:
-                subscriber = only.subscriber
-                handler = subscriber._state.get(EV_RX_DATA)
-                if handler is not None:
-                    event.source = self
-                    try:
-                        handler(subscriber, event)
-                    except Exception as error:
-                        self.gaplic.contain(error, subscriber, event)
-                    return
+        subscriber = self.parent
+        if self._subscriptions is subscriber._as_subscriber and self._watch is None:
+            # What `_tell` does where the parent hears everything, and nobody else anything.
+            handler = subscriber._state.get(EV_RX_DATA)
+            if handler is not None:
+                event.source = self
+                try:
+                    handler(subscriber, event)
+                except Exception as error:
+                    self.gaplic.contain(error, subscriber, event)
+                return
         self._tell(event)
 
     def _other_readiness(self, mask: int) -> None:
@@ -184,6 +203,11 @@ class GSock(Securing):
     # -- connecting --------------------------------------------------------------------------------
 
     def ac_connect(self, _event: EV_CONNECT) -> None:
+        if self._reception is not None:
+            # A server's gsock becomes a client's.
+            self._reception.forgotten -= self._left
+            self._left = False
+            self._reception = None
         self._opening = self.spawn(self._open(), done=EV_OPENED)
 
     async def _open(self) -> None:
@@ -218,7 +242,7 @@ class GSock(Securing):
 
     def ac_opened(self, _event: EV_OPENED) -> None:
         self._opening = None
-        self._direct = self._mask & READ
+        self._begin_talk()
         self._tell(EV_CONNECTED(self.peername, self.sockname))
 
     def ac_opened_tls(self, _event: EV_OPENED) -> None:
@@ -249,14 +273,13 @@ class GSock(Securing):
 
     # -- accepted ----------------------------------------------------------------------------------
 
-    def take_over(
-        self, sock: _socket.socket, ledger: Ledger[SockBase], tls_source: TlsSource | None
-    ) -> None:
+    def take_over(self, sock: _socket.socket, reception: Reception, place: bytes | None) -> None:
         """Own an accepted socket from now on, and stand in its server's ledger until it closes."""
         self._sock = self._stream = sock
-        self._ledger = ledger
-        self._tls_source = tls_source
-        ledger.open(self)
+        self._reception = reception
+        self._place = place
+        self._tls_source = reception.tls_source
+        reception.ledger.open(self)
 
     def ac_accepted_tls(self, event: EV_ACCEPTED_TLS) -> None:
         self.peername = event.peername
@@ -268,9 +291,15 @@ class GSock(Securing):
         self.peername = event.peername
         self.sockname = event.sockname
         self._wait_for(READ)
+        self._begin_talk()
         self._offer()
 
     # -- the handshake of TLS ----------------------------------------------------------------------
+
+    def can_go_on(self, _event: EV_EXPIRED) -> bool:
+        """Guard: there need not be a PROXY header, and none has begun."""
+        begun = self._early.startswith((SIGNATURE, LINE_START))
+        return self.config.proxy_protocol == "accept" and not begun
 
     def is_upgrade(self, _event: Event) -> bool:
         """Guard: the owner knows of the connection already."""
@@ -302,16 +331,26 @@ class GSock(Securing):
 
     def ac_receive(self, _event: EV_READABLE) -> None:
         # Not where it was paused, or has ended, within the batch that still says it is readable.
-        if self._mask & READ:
+        if self._early:
+            self._deliver_early()
+        elif self._mask & READ:
             self._direct = READ
             self.io_ready(READ)
 
     def ac_pause(self, _event: EV_PAUSE_RX) -> None:
-        self._wait_for(self._mask & ~READ)
+        if self._mask & READ:
+            self._paused_at = self.gaplic.time()
+            self._wait_for(self._mask & ~READ)
 
     def ac_resume(self, _event: EV_RESUME_RX) -> None:
         if not self._rx_ended:
+            if not self._mask & READ:
+                self._skip_pause(self.gaplic.time())
             self._wait_for(self._mask | READ)
+            if self._early:
+                self._poller.defer(self._deliver_early)
+            if self._framing is not None and self._frames:
+                self._poller.defer(self._tell_frames_later)
             if self._tls is not None and self._tls.has_more:
                 self.tls_read_again()
 
@@ -347,7 +386,7 @@ class GSock(Securing):
         """Guard: closing now cannot make the kernel send a reset that destroys our last bytes."""
         if self._rx_ended:
             return True
-        if self._tls is not None:
+        if self._tls is not None and self._reason not in EXPIRED:
             # Its own end may still have to come, or waits behind a pause.
             return self._tls.closed
         try:
@@ -361,8 +400,21 @@ class GSock(Securing):
             return True
         return not unread
 
+    def is_framed(self, _event: EV_READABLE) -> bool:
+        return self._framing is not None
+
+    def ac_expired(self, event: EV_EXPIRED) -> None:
+        logger.info(
+            "%s: %s is dropped: %s",
+            self.path, format_address(self.peername), EXPIRED[event.reason],
+        )  # fmt: skip
+        self._end(event.reason)
+
     def ac_drop(self, _event: EV_DROP) -> None:
-        self._reason = Reason.LOCAL
+        self._end(Reason.LOCAL)
+
+    def _end(self, reason: Reason) -> None:
+        self._reason = reason
         self._direct = 0
         if self._tls is not None and self._tls.has_more:
             # Perhaps the peer's end, that nobody has looked at while receiving was paused.
@@ -397,8 +449,9 @@ class GSock(Securing):
             self.send_event(self, EV_FAILED(reason_of(error)))
             return
         self._wait_for(READ)
-        if self._tls is not None:
-            # The peer answers a close_notify, or ends its side, or `close_timeout` does.
+        if self._tls is not None and self._reason not in EXPIRED:
+            # The peer answers a close_notify, or ends its side, or `close_timeout` does. One whose
+            # time is over is not waited for, only heard if it is there.
             return
         # Nothing tells when the peer has acknowledged all, so ask again until it has.
         self._linger = self.gaplic.call_later(self, LINGER_CHECK, self._check_linger)
@@ -428,6 +481,11 @@ class GSock(Securing):
         self._close(Reason.LOCAL)
 
     def ac_failed(self, event: EV_FAILED) -> None:
+        if isinstance(event.error, FrameError):
+            logger.info(
+                "%s: %s sent no frame: %s",
+                self.path, format_address(self.peername), event.error,
+            )  # fmt: skip
         if isinstance(event.error, ssl.SSLError):
             logger.info(
                 "%s: TLS with %s failed: %s",
@@ -453,9 +511,11 @@ class GSock(Securing):
         "ST_DISCONNECTED": [
             on(EV_CONNECT,           ac_connect,               "ST_CONNECTING"),
             on(EV_ACCEPTED_TLS,      ac_accepted_tls,          "ST_HANDSHAKE"),
+            on(EV_ACCEPTED_PROXY,    Receiving.ac_accepted_proxy, "ST_PROXY"),
             on(EV_ACCEPTED,          ac_accepted,              "ST_CONNECTED"),
             on(EV_DROP,              None),
             on(EV_SEND_DATA,         ac_too_late,                                 when=is_ending),
+            on(EV_SEND_FRAME,        ac_too_late,                                 when=is_ending),
             on(EV_WRITE_OUTPUT_DATA, ac_too_late,                                 when=is_ending),
             on(EV_FLUSH_OUTPUT_DATA, ac_too_late,                                 when=is_ending),
             on(EV_PAUSE_RX,          ac_too_late,                                 when=is_ending),
@@ -469,6 +529,14 @@ class GSock(Securing):
             on(EV_DROP,              ac_stop_connecting,       "ST_DISCONNECTED"),
             after("connect_timeout", ac_connect_timeout,       "ST_DISCONNECTED"),
         ],
+        "ST_PROXY": [
+            on(EV_READABLE,          Receiving.ac_header),
+            on(EV_SECURE,            Receiving.ac_secure,      "ST_HANDSHAKE"),
+            on(EV_PLAIN,             Receiving.ac_plain,       "ST_CONNECTED"),
+            on(EV_EXPIRED,           Receiving.ac_no_header,                      when=can_go_on),
+            on(EV_EXPIRED,           Receiving.ac_late_header, "ST_DISCONNECTED"),
+            on(EV_FAILED,            Receiving.ac_no_proxy,    "ST_DISCONNECTED"),
+        ],
         "ST_HANDSHAKE": [
             on(EV_READABLE,          Securing.ac_keep),
             on(EV_SHAKE,             Securing.ac_shake),
@@ -476,11 +544,13 @@ class GSock(Securing):
             on(EV_SECURED,           Securing.ac_upgraded,     "ST_CONNECTED",    when=is_upgrade),
             on(EV_SECURED,           Securing.ac_secured,      "ST_CONNECTED"),
             on(EV_SEND_DATA,         Sending.ac_write,                            when=is_upgrade),
+            on(EV_SEND_FRAME,        Receiving.ac_write_frame,                    when=is_upgrade),
             on(EV_WRITE_OUTPUT_DATA, Sending.ac_write,                            when=is_upgrade),
             on(EV_FLUSH_OUTPUT_DATA, None,                                        when=is_upgrade),
             on(EV_PAUSE_RX,          ac_later,                                    when=is_upgrade),
             on(EV_RESUME_RX,         ac_later,                                    when=is_upgrade),
             on(EV_SEND_DATA,         ac_too_late),
+            on(EV_SEND_FRAME,        ac_too_late),
             on(EV_WRITE_OUTPUT_DATA, ac_too_late),
             on(EV_FLUSH_OUTPUT_DATA, ac_too_late),
             on(EV_PAUSE_RX,          ac_too_late),
@@ -492,11 +562,13 @@ class GSock(Securing):
             on(EV_DROP,              Securing.ac_stop_shake,   "ST_DISCONNECTED"),
             on(EV_FAILED,            Securing.ac_not_upgraded, "ST_DISCONNECTED", when=is_upgrade),
             on(EV_FAILED,            Securing.ac_not_secured,  "ST_DISCONNECTED"),
-            after("handshake_timeout", Securing.ac_too_slow,     "ST_DISCONNECTED"),
+            on(EV_EXPIRED,           Securing.ac_too_slow,     "ST_DISCONNECTED"),
         ],
         "ST_CONNECTED": [
+            on(EV_READABLE,          Receiving.ac_receive_frames,                 when=is_framed),
             on(EV_READABLE,          ac_receive),
             on(EV_SEND_DATA,         Sending.ac_send),
+            on(EV_SEND_FRAME,        Receiving.ac_send_frame),
             on(EV_WRITABLE,          Sending.ac_writable),
             on(EV_WRITE_OUTPUT_DATA, Sending.ac_write),
             on(EV_FLUSH_OUTPUT_DATA, Sending.ac_flush),
@@ -510,6 +582,7 @@ class GSock(Securing):
             on(EV_ENDED,             ac_ended,                 "ST_DISCONNECTED"),
             on(EV_DROP,              ac_abort,                 "ST_DISCONNECTED", when=is_abort),
             on(EV_DROP,              ac_drop,                  "ST_CLOSING"),
+            on(EV_EXPIRED,           ac_expired,               "ST_CLOSING"),
             on(EV_FAILED,            ac_failed,                "ST_DISCONNECTED"),
         ],
         "ST_CLOSING": [
@@ -523,6 +596,7 @@ class GSock(Securing):
             on(EV_DROP,              ac_abort,                 "ST_DISCONNECTED", when=is_abort),
             on(EV_DROP,              None),
             on(EV_SEND_DATA,         ac_too_late),
+            on(EV_SEND_FRAME,        ac_too_late),
             on(EV_WRITE_OUTPUT_DATA, ac_too_late),
             on(EV_FLUSH_OUTPUT_DATA, ac_too_late),
             on(EV_PAUSE_RX,          ac_too_late),

@@ -3,239 +3,104 @@
 It listens in `start_up`, on the address and the port, or the first free one of the ports, that its
 parameters say. Each connection that it accepts becomes a `GSock`, a child of the subscriber, and
 from its `EV_CONNECTED` on the relation is between that gsock and the subscriber: the server sends
-it nothing and hears nothing of it. What the two share is the ledger, where a connection stands from
-when it is accepted until its descriptor closes. Destroying the server closes the listener only.
+it nothing and hears nothing of it. With `session` a gobj of that gclass is made for each connection
+instead, under the subscriber; it owns the gsock and goes with it. What the server and its
+connections share is the ledger, where a connection stands from when it is accepted until its
+descriptor closes. Destroying the server closes the listener only.
 
 ST_LISTENING. The poller watches the listening sockets, and a turn of the loop accepts at most 64
-connections. Where the subscriber's present state has no row for `EV_CONNECTED` the door is shut:
-the connection is closed and counted as refused. A failure while a connection is being made closes
-that one, and the next is accepted.
+connections. Whoever may not come in (`deny`, a limit, a rate) is closed at once, and so is
+everybody while the subscriber's present state has no row for `EV_CONNECTED`: the door is shut. They
+are counted, and told with `EV_REFUSED` to whoever has a row for it. A failure while a connection is
+being made closes that one, and the next is accepted.
 
 With `ssl_options` a connection makes its handshake by itself, and is told when that is complete.
 The certificates may change while the server runs: `EV_RELOAD_TLS`, or `watch_certificates` when
 their files do. What is new is built and checked first. It holds as a whole for the handshakes that
 begin from then on, and if it is bad, the old one serves on.
 
-ST_PAUSED. The process, or the system, has no descriptor or memory left for another connection. A
+ST_NO_ROOM. The process, or the system, has no descriptor or memory left for another connection. A
 server that went on would spin, since the listening socket stays ready; one that closed would lose
 its clients. So the poller watches no longer, the clients wait in the kernel's queue, and accepting
 goes on when a connection closes, or after 100 ms, since the room may come from elsewhere.
+
+ST_FULL, ST_THROTTLED. With `overflow="backlog"` those above `max_connections`, or above
+`accept_rate`, wait in the kernel's queue too, until a connection closes or the time has come.
+
+ST_PAUSED. The owner wants nobody accepted for a while (`EV_PAUSE_ACCEPT`).
+
+ST_DRAINING. The owner wants to end (`EV_DRAIN`). Who waits in the queue is still accepted, then the
+listening sockets close for good. The subscriber, and each session, hears `EV_DRAINING` and may say
+good-bye. When the last connection has gone, or the time is over and the rest has been aborted,
+`EV_DRAINED` tells how many that were.
+
+ST_CLOSED. It listens no more.
 """
 
 from __future__ import annotations
 
-import _socket
-import errno
-import logging
-import os
-import socket
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import Final
 
-from ginsfsm.c_sock import EV_CONNECTED, EV_RX_DATA, GSock
-from ginsfsm.errors import GConfigError, GObjError
-from ginsfsm.event import Event
-from ginsfsm.gconfig import Config, param, statistic
-from ginsfsm.gobj import GObj, _destroy, _make
-from ginsfsm.net.addresses import ListenError, format_address, listen
-from ginsfsm.net.certificate import Certificate
-from ginsfsm.net.certificate_watch import CertificateWatch
-from ginsfsm.net.ledger import Ledger
-from ginsfsm.poller import READ
+from ginsfsm.errors import GObjError
+from ginsfsm.gobj import GObj
+from ginsfsm.net.addresses import ListenError, listen
+from ginsfsm.net.reason import Reason
 from ginsfsm.row import after, enter, leave, on
-from ginsfsm.sock.base import SockBase, set_options
-from ginsfsm.sock.events import EV_ACCEPTED, EV_ACCEPTED_TLS
+from ginsfsm.sock.base import set_options
+from ginsfsm.sock.events import EV_FAILED
+from ginsfsm.srv.admitting import PAUSE, Admitting
+from ginsfsm.srv.events import (
+    EV_ALARM,
+    EV_DEADLINE,
+    EV_DRAIN,
+    EV_DRAINED,
+    EV_DRAINING,
+    EV_FULL,
+    EV_INCOMING,
+    EV_LISTEN,
+    EV_LOOK,
+    EV_NO_ROOM,
+    EV_PAUSE_ACCEPT,
+    EV_REFUSED,
+    EV_RELOAD_TLS,
+    EV_RESUME_ACCEPT,
+    EV_ROOM,
+    EV_TOO_FAST,
+)
+from ginsfsm.srv.listener import RETRY_ERRNOS, Listener
+from ginsfsm.srv.renewing import Renewing
 
-if TYPE_CHECKING:
-    from ginsfsm.clock import TimerHandle
+__all__ = [
+    "EV_ALARM",
+    "EV_DRAIN",
+    "EV_DRAINED",
+    "EV_DRAINING",
+    "EV_PAUSE_ACCEPT",
+    "EV_REFUSED",
+    "EV_RELOAD_TLS",
+    "EV_RESUME_ACCEPT",
+    "GServerSock",
+]
 
-__all__ = ["EV_RELOAD_TLS", "GServerSock"]
-
-logger: Final = logging.getLogger("ginsfsm")
-
-ACCEPTS_PER_TURN: Final = 64
-"""So that a flood of new connections leaves the turn of the loop to those that exist."""
-
-CAPACITY_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""No descriptor or memory for another connection; the client stays in the queue. accept(2)."""
-
-RETRY_ERRNOS: Final = frozenset(
-    {
-        getattr(errno, name)
-        for name in (
-            "ECONNABORTED", "EPERM", "EPROTO", "ENETDOWN", "ENOPROTOOPT", "EHOSTDOWN", "ENONET",
-            "EHOSTUNREACH", "EOPNOTSUPP", "ENETUNREACH", "ETIMEDOUT",
-        )
-        if hasattr(errno, name)
-    }
-)  # fmt: skip
-"""The one connection failed before we had it. accept(2): "treat them like EAGAIN by retrying"."""
-
-PAUSE: Final = 0.1
-"""Seconds without accepting when there is no room; ten attempts a second cost nothing."""
-
-EPISODE: Final = 1.0
-"""Seconds between two failures that are told as one. Where many wait, each connection that closes
-lets one more in and then there is no room again; that is no news."""
-
-
-LOOK: Final = 3600.0
-"""Seconds between two looks at how many days the certificates have left."""
-
-FIXED: Final = frozenset({"subscriber", "host", "port", "ports", "use_multi_ports", "backlog"})
-"""Parameters that say where and for whom the server listens, which is settled in `start_up`."""
+LAST_ACCEPTS: Final = 1024
+"""Connections taken out of the queue of a listening socket before a drain closes it, which resets
+those that are left; as many as `backlog` lets wait by default."""
 
 
-class EV_RELOAD_TLS(Event):
-    """Read the files of `ssl_options` again, for the handshakes from now on.
+class GServerSock(Admitting):
+    """GSock gobj acting as a server socket.
 
-    The action returns True; or False where they are bad or there is no TLS. Then the log says why,
-    and what was in use stays in use.
+    Attributes:
+        ledger: the books: who is open, and how many were accepted, refused and failed.
     """
 
-
-class EV_LOOK(Event):
-    """It is time to look at the certificates."""
-
-
-class EV_LISTEN(Event):
-    """The sockets are bound and listen."""
-
-
-class EV_INCOMING(Event):
-    """A listening socket has connections to accept."""
-
-    listener: Listener
-
-
-class EV_NO_ROOM(Event):
-    """The system has no room for another connection."""
-
-    error: OSError
-
-
-class EV_ROOM(Event):
-    """A connection has closed."""
-
-
-class Listener:
-    """One listening socket, as the poller's handler."""
-
-    __slots__ = ("_event", "_kind", "server", "sock", "sockname", "watched")
-
-    def __init__(self, server: GServerSock, sock: socket.socket) -> None:
-        self.server = server
-        self.sock = sock
-        self.watched = False
-        self._event = EV_INCOMING(self)
-        # As plain numbers: `socket.accept` makes enumerations of them for each connection, which
-        # takes as long as the system call.
-        self._kind = (int(sock.family), int(sock.type), sock.proto)
-        address = sock.getsockname()
-        # Bound to one address, every connection has it; else each has to be asked for its own.
-        self.sockname = None if address[0] in ("0.0.0.0", "::") else address
-
-    def accept(self) -> tuple[_socket.socket, Any]:
-        """The next connection and its peer's address. Raises OSError as the system call does."""
-        fd, peername = self.sock._accept()  # type: ignore[attr-defined]
-        try:
-            sock = _socket.socket(*self._kind, fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        # From here on the socket closes the descriptor.
-        sock.setblocking(False)
-        return sock, peername
-
-    def watch(self) -> None:
-        """Be called when there are connections to accept. May raise OSError: epoll needs memory."""
-        self.server.gaplic.poller.register(self.sock.fileno(), self, READ)
-        self.watched = True
-
-    def stop_watching(self) -> None:
-        """Be called no more; nothing happens where it is not watched."""
-        if self.watched:
-            self.watched = False
-            self.server.gaplic.poller.unregister(self.sock.fileno())
-
-    def io_ready(self, mask: int) -> None:
-        """The poller found connections to accept."""
-        handler = self.server._state.get(EV_INCOMING)
-        if handler is not None:
-            handler(self.server, self._event)
-
-    def io_failed(self, error: Exception) -> None:
-        """`io_ready` raised."""
-        self.server.gaplic.contain(error, self.server, self._event)
-
-
-class GServerSock(GSock):
-    """GSock gobj acting as a server socket."""
-
-    class config(GSock.config):
-        """Where to listen; and, inherited, the parameters of the connections."""
-
-        subscriber: GObj | None = param(None, "subscriber of all output events; None is the parent")
-        host: str = param("", "server host (ip or name); '' is every interface")
-        port: int = param(
-            0, "server port; 0 takes a free one, which then stands here", ge=0, le=65535
-        )
-        ports: tuple[int, ...] = param((), "ports to try with use_multi_ports, in order")
-        use_multi_ports: bool = param(False, "listen on the first free one of the ports")
-        ssl_options: dict[str, Any] = param({}, "ssl options")
-        watch_certificates: float = param(
-            0.0, "seconds between two looks whether the files of ssl_options changed; 0 is never",
-            ge=0,
-        )  # fmt: skip
-        backlog: int = param(1024, "connections that may wait to be accepted", ge=1, le=65535)
-        n_gsocks: int = statistic(0, "server statistic: number of gsocks open")
-
-        def _is_server(self) -> bool:
-            return True
-
-        def misfits(self) -> Iterator[str]:
-            yield from super().misfits()
-            if self.use_multi_ports and not self.ports:
-                yield "ports: use_multi_ports=True expects at least one port to try, got ()"
-            for port in self.ports:
-                if not 0 <= port <= 65535:
-                    yield f"ports: expected ports from 0 to 65535, got {port}"
-
-    _SERVER_SIDE: ClassVar[bool] = True
-
-    __slots__ = (
-        "_accepted",
-        "_children_config",
-        "_count",
-        "_listeners",
-        "_look",
-        "_no_room_at",
-        "_watch_of_files",
-        "ledger",
-    )
-
-    ledger: Ledger[SockBase]
-    _listeners: tuple[Listener, ...]
-    _count: int
-    _no_room_at: float
-    _look: TimerHandle | None
-    _watch_of_files: CertificateWatch
-    _children_config: Config
-    _accepted: type[EV_ACCEPTED | EV_ACCEPTED_TLS]
+    __slots__ = ()
 
     def start_up(self) -> None:
         """Listen on the host and the port."""
-        # Before anything that can fail: `go_out` looks at them.
-        self._look = None
-        self._listeners = ()
-        self._watch_of_files = CertificateWatch()
-        self._count = 0
-        self._no_room_at = float("-inf")
-        self.ledger = Ledger()
+        self._prepare()
         self.ledger.on_close = self._on_close
-        super().start_up()
-        self._check_subscriber()
-        self._prepare_children()
+        self._shared.on_refused = self._refused
         config = self.config
         try:
             listening = listen(
@@ -256,80 +121,26 @@ class GServerSock(GSock):
     def go_out(self) -> None:
         """Close the listening sockets; the connections live on with their subscriber."""
         self.ledger.on_close = None
+        self._shared.on_refused = None
+        self._shared.on_session = None
+        self._close_listeners()
+        for timer in (self._look, self._drain, self._room):
+            if timer is not None:
+                timer.cancel()
+
+    def parameters_written(self, names: frozenset[str]) -> None:
+        """What concerns connections holds for those accepted from now on, limits at once."""
+        self._written(names)
+        if names & {"ssl_options", "watch_certificates"}:
+            self._look_at_certificates()
+        # A limit may be higher now.
+        self._on_close()
+
+    def _close_listeners(self) -> None:
         self.stop_watching()
         for listener in self._listeners:
             listener.sock.close()
-        if self._look is not None:
-            self._look.cancel()
-
-    def parameters_written(self, names: frozenset[str]) -> None:
-        """What concerns connections holds for those accepted from now on."""
-        fixed = sorted(names & FIXED)
-        if fixed:
-            raise GConfigError(
-                f"{self.path}: {', '.join(fixed)}: cannot change while the server listens; "
-                "destroy it and make it again, its connections live on"
-            )
-        before = self._tls_source
-        super().parameters_written(names)
-        if before is not None and self._tls_source not in (None, before):
-            # The same one for those who have it already: the next reload is for them too.
-            assert self._tls_source is not None
-            before.tls = self._tls_source.tls
-            self._tls_source = before
-        self._prepare_children()
-        if names & {"ssl_options", "watch_certificates"}:
-            self._look_at_certificates()
-        for listener in self._listeners:
-            set_options(listener.sock, self.config)
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """The addresses that it listens on, as people write them: `"127.0.0.1:7000"`."""
-        return tuple(format_address(one.sock.getsockname()) for one in self._listeners)
-
-    @property
-    def certificates(self) -> tuple[Certificate, ...]:
-        """The certificates in use, the main one first, then those of `sni`.
-
-        Each tells its file, names, dates and `days_left`. Empty without TLS, and where the options
-        bring a `context` of their own, which does not tell.
-        """
-        return () if self._tls_source is None else self._tls_source.tls.certificates
-
-    @property
-    def _own_config(self) -> Config:
-        return cast(Config, self.config)
-
-    @property
-    def _subscriber(self) -> GObj:
-        return self.config.subscriber or self.parent
-
-    def _check_subscriber(self) -> None:
-        subscriber = self._subscriber
-        accepted = subscriber.compiled.accepted
-        if EV_CONNECTED not in accepted and EV_RX_DATA not in accepted:
-            raise GObjError(
-                f"{self.path}: its subscriber {subscriber.path} ({type(subscriber).__name__}) has "
-                "neither EV_CONNECTED nor EV_RX_DATA in any state, so it could not serve a client; "
-                "add the rows, or give another subscriber"
-            )
-
-    def _prepare_children(self) -> None:
-        """What all connections share is made once, so that none pays for it."""
-        plain = self._tls_source is None or self.config.start_tls
-        self._accepted = EV_ACCEPTED if plain else EV_ACCEPTED_TLS
-        shared = {
-            name: getattr(self.config, name)
-            for name in GSock.config._params
-            if name not in ("subscriber", "host", "port", "ssl_options")
-        }
-        owner = f"{self.path}, its connections"
-        self._children_config = self.gaplic.configure(GSock, "", owner, shared)
-
-    def _on_close(self) -> None:
-        if EV_ROOM in self._state:
-            self.send_event(self, EV_ROOM())
+        self._listeners = ()
 
     # -- the machine -------------------------------------------------------------------------------
 
@@ -345,134 +156,79 @@ class GServerSock(GSock):
         for listener in self._listeners:
             listener.stop_watching()
 
-    def ac_accept(self, event: EV_INCOMING) -> None:
-        listener = event.listener
-        accept = listener.accept
-        for _ in range(max(1, ACCEPTS_PER_TURN // len(self._listeners))):
-            try:
-                sock, peername = accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno in RETRY_ERRNOS:
-                    continue
-                self.send_event(self, EV_NO_ROOM(error))
-                return
-            self._admit(listener, sock, peername)
-            if EV_INCOMING not in self._state:
-                # Somebody destroyed the server, or there is no room for more.
-                return
-
-    def _admit(self, listener: Listener, sock: _socket.socket, peername: Any) -> None:
-        """Make a gsock of an accepted socket, or close it."""
-        subscriber = self._subscriber
-        if subscriber.destroyed or (
-            EV_CONNECTED not in subscriber._state and EV_CONNECTED in subscriber.compiled.accepted
-        ):
-            self.ledger.count_refused()
-            sock.close()
+    def ac_drain(self, event: EV_DRAIN) -> None:
+        if self._listeners:
+            self._accept_the_last()
+            self._close_listeners()
+            if not self.destroyed:
+                self._tell_draining()
+        if self._drain is not None:
+            self._drain.cancel()
+            self._drain = None
+        if self.state != "ST_DRAINING":
+            # What was told has ended it.
             return
-        gsock: GSock | None = None
-        try:
-            sockname = listener.sockname or sock.getsockname()
-            gsock = _make(
-                GSock, self._free_child_name(subscriber), subscriber, self._children_config
-            )
-            gsock.take_over(sock, self.ledger, self._tls_source)
-            gsock.send_event(gsock, self._accepted(peername, sockname))
-        except Exception:
-            self.ledger.count_failed()
-            logger.exception(
-                "%s: the connection of %s could not be made", self.path, format_address(peername)
-            )
-            if gsock is not None:
-                _destroy(gsock)
-            sock.close()
-
-    def _free_child_name(self, subscriber: GObj) -> str:
-        siblings = subscriber._children
-        while True:
-            self._count += 1
-            name = f"{self.name}.clisrv_{self._count}"
-            if siblings is None or name not in siblings:
-                return name
-
-    def ac_no_room(self, event: EV_NO_ROOM) -> None:
-        before, self._no_room_at = self._no_room_at, self.gaplic.time()
-        if self._no_room_at - before < EPISODE:
-            return
-        if event.error.errno in CAPACITY_ERRNOS:
-            logger.warning(
-                "%s: no room for more connections (%s) with %d open; accepting again when one "
-                "closes, clients wait meanwhile",
-                self.path, event.error.strerror, len(self.ledger),
-            )  # fmt: skip
+        if not len(self.ledger):
+            self.send_event(self, EV_ROOM())
+        elif event.timeout <= 0:
+            self.send_event(self, EV_DEADLINE())
         else:
-            logger.error(
-                "%s: accepting failed (%s) with %d open; trying again every %s s",
-                self.path, event.error, len(self.ledger), PAUSE,
-            )  # fmt: skip
+            self._drain = self.gaplic.call_later(self, event.timeout, self._drain_is_over)
 
-    # -- certificates ------------------------------------------------------------------------------
+    def _accept_the_last(self) -> None:
+        for listener in self._listeners:
+            for _ in range(LAST_ACCEPTS):
+                try:
+                    sock, peername = listener.accept()
+                except InterruptedError:
+                    continue
+                except OSError as error:
+                    if error.errno in RETRY_ERRNOS:
+                        continue
+                    # None is left, or none can be had: those are reset.
+                    break
+                self._admit(listener, sock, peername)
 
-    def ac_reload_tls(self, _event: EV_RELOAD_TLS) -> bool:
-        source = self._tls_source
-        if source is None:
-            logger.warning("%s: there is no TLS to reload: it has no ssl_options", self.path)
-            return False
-        # Seen before they are read: what changes meanwhile is found at the next look.
-        self._watch_of_files.see(source.tls.files)
-        try:
-            fresh = self._own_tls_source()
-            assert fresh is not None
-            source.tls = fresh.tls
-        except GConfigError as error:
-            logger.error("not reloaded, the certificates from before serve on: %s", error)
-            return False
-        except Exception:
-            # A function of the user's that makes the context.
-            logger.exception("%s: not reloaded, the context from before serves on", self.path)
-            return False
-        logger.info("%s: TLS reloaded%s", self.path, _dates(self.certificates))
-        self._warn_of_new()
-        return True
+    def _tell_draining(self) -> None:
+        # For those whose handshake is still under way.
+        self._shared.on_session = self._tell_session
+        self._tell(EV_DRAINING())
+        for gsock in self.ledger:
+            if gsock._in_session:
+                self._tell_session(gsock.parent)
 
-    def ac_look(self, _event: EV_LOOK) -> None:
-        source = self._tls_source
-        if source is None:
-            return
-        if self.config.watch_certificates and self._watch_of_files.changed(source.tls.files):
-            self.send_event(self, EV_RELOAD_TLS())
-        self._warn_of_dates()
+    def _tell_session(self, session: GObj) -> None:
+        if EV_DRAINING in session._state:
+            self.gaplic.deliver_contained(session, EV_DRAINING().sent_by(self))
 
-    def _look_at_certificates(self) -> None:
-        """Look now at the dates, and from now on from time to time."""
-        if self._look is not None:
-            self._look.cancel()
-            self._look = None
-        if self._tls_source is None:
-            return
-        self._watch_of_files.see(self._tls_source.tls.files)
-        self._warn_of_new()
-        self._look_later()
+    def _drain_is_over(self) -> None:
+        self._drain = None
+        self.send_event(self, EV_DEADLINE())
 
-    def _look_later(self) -> None:
-        seconds = self.config.watch_certificates or LOOK
-        self._look = self.gaplic.call_later(self, min(seconds, LOOK), self._look_now)
+    def is_empty(self, _event: EV_ROOM) -> bool:
+        """Guard: no connection is open."""
+        return not len(self.ledger)
 
-    def _look_now(self) -> None:
-        self._look_later()
-        self.send_event(self, EV_LOOK())
+    def ac_drained(self, _event: EV_ROOM) -> None:
+        self._finish_drain(0)
 
-    def _warn_of_dates(self) -> None:
-        for warning in self._watch_of_files.warnings(self.certificates):
-            logger.warning("%s: %s", self.path, warning)
+    def ac_abort_rest(self, _event: EV_DEADLINE) -> None:
+        rest = list(self.ledger)
+        for gsock in rest:
+            if EV_FAILED in gsock._state:
+                gsock.send_event(gsock, EV_FAILED(Reason.DRAINED))
+        self._finish_drain(len(rest))
 
-    def _warn_of_new(self) -> None:
-        """The same, when they have just been read: that one has expired has been said with that."""
-        expired = [one for one in self.certificates if one.days_left() <= 0]
-        list(self._watch_of_files.warnings(expired))
-        self._warn_of_dates()
+    def _finish_drain(self, remaining: int) -> None:
+        if self._drain is not None:
+            self._drain.cancel()
+            self._drain = None
+        # Behind what the connections have to tell of their ends.
+        self.gaplic.poller.defer(lambda: self._tell_drained(remaining))
+
+    def _tell_drained(self, remaining: int) -> None:
+        if not self.destroyed:
+            self._tell(EV_DRAINED(remaining))
 
     machine = {
         "ST_IDLE": [
@@ -480,20 +236,68 @@ class GServerSock(GSock):
         ],
         "ST_LISTENING": [
             enter(watch),
-            on(EV_INCOMING, ac_accept),
-            on(EV_NO_ROOM, ac_no_room, "ST_PAUSED"),
-            on(EV_RELOAD_TLS, ac_reload_tls),
-            on(EV_LOOK, ac_look),
+            on(EV_INCOMING,      Admitting.ac_accept),
+            on(EV_NO_ROOM,       Admitting.ac_no_room,   "ST_NO_ROOM"),
+            on(EV_FULL,          None,                   "ST_FULL"),
+            on(EV_TOO_FAST,      None,                   "ST_THROTTLED"),
+            on(EV_PAUSE_ACCEPT,  None,                   "ST_PAUSED"),
+            on(EV_RESUME_ACCEPT, None),
+            on(EV_DRAIN,         ac_drain,               "ST_DRAINING"),
+            on(EV_RELOAD_TLS,    Renewing.ac_reload_tls),
+            on(EV_LOOK,          Renewing.ac_look),
             leave(stop_watching),
         ],
-        "ST_PAUSED": [
-            on(EV_ROOM, None, "ST_LISTENING"),
-            on(EV_RELOAD_TLS, ac_reload_tls),
-            on(EV_LOOK, ac_look),
-            after(PAUSE, None, "ST_LISTENING"),
+        "ST_NO_ROOM": [
+            on(EV_ROOM,          None,                   "ST_LISTENING"),
+            after(PAUSE,         None,                   "ST_LISTENING"),
+            on(EV_PAUSE_ACCEPT,  None,                   "ST_PAUSED"),
+            on(EV_RESUME_ACCEPT, None),
+            on(EV_DRAIN,         ac_drain,               "ST_DRAINING"),
+            on(EV_RELOAD_TLS,    Renewing.ac_reload_tls),
+            on(EV_LOOK,          Renewing.ac_look),
         ],
-    }
-
-
-def _dates(certificates: Sequence[Certificate]) -> str:
-    return "".join(f"; {one.file} until {one.not_after:%Y-%m-%d}" for one in certificates)
+        "ST_FULL": [
+            on(EV_ROOM,          None,                   "ST_LISTENING", when=Admitting.has_room),
+            on(EV_ROOM,          None),
+            on(EV_PAUSE_ACCEPT,  None,                   "ST_PAUSED"),
+            on(EV_RESUME_ACCEPT, None),
+            on(EV_DRAIN,         ac_drain,               "ST_DRAINING"),
+            on(EV_RELOAD_TLS,    Renewing.ac_reload_tls),
+            on(EV_LOOK,          Renewing.ac_look),
+        ],
+        "ST_THROTTLED": [
+            enter(Admitting.wait_for_token),
+            on(EV_ROOM,          None,                   "ST_LISTENING", when=Admitting.has_token),
+            on(EV_ROOM,          Admitting.ac_wait_again),
+            on(EV_PAUSE_ACCEPT,  None,                   "ST_PAUSED"),
+            on(EV_RESUME_ACCEPT, None),
+            on(EV_DRAIN,         ac_drain,               "ST_DRAINING"),
+            on(EV_RELOAD_TLS,    Renewing.ac_reload_tls),
+            on(EV_LOOK,          Renewing.ac_look),
+            leave(Admitting.stop_waiting),
+        ],
+        "ST_PAUSED": [
+            on(EV_RESUME_ACCEPT, None,                   "ST_LISTENING"),
+            on(EV_PAUSE_ACCEPT,  None),
+            on(EV_DRAIN,         ac_drain,               "ST_DRAINING"),
+            on(EV_RELOAD_TLS,    Renewing.ac_reload_tls),
+            on(EV_LOOK,          Renewing.ac_look),
+        ],
+        "ST_DRAINING": [
+            on(EV_ROOM,          ac_drained,             "ST_CLOSED",    when=is_empty),
+            on(EV_ROOM,          None),
+            on(EV_DEADLINE,      ac_abort_rest,          "ST_CLOSED"),
+            on(EV_DRAIN,         ac_drain),
+            on(EV_PAUSE_ACCEPT,  None),
+            on(EV_RESUME_ACCEPT, None),
+            on(EV_RELOAD_TLS,    Renewing.ac_reload_tls),
+            on(EV_LOOK,          Renewing.ac_look),
+        ],
+        "ST_CLOSED": [
+            on(EV_DRAIN,         None),
+            on(EV_PAUSE_ACCEPT,  None),
+            on(EV_RESUME_ACCEPT, None),
+            on(EV_RELOAD_TLS,    None),
+            on(EV_LOOK,          None),
+        ],
+    }  # fmt: skip

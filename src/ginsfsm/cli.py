@@ -1,9 +1,12 @@
 """The command `ginsfsm`: what can be done with a gclass from a shell.
 
 `ginsfsm run TARGET` makes a gaplic with one gobj of that gclass, and runs it until it is told to
-stop. SIGHUP lets its servers read their certificates again. A target is `package.module:Class` or
-`file.py:Class`. As with Python itself, its imports are looked for first in the folder of the file,
-or in the current one where a module is given.
+stop. SIGTERM, which is how a supervisor says so, lets its servers drain: they accept nobody any
+more, and what is open has `--drain-timeout` seconds to end. A second SIGTERM ends at once. So does
+SIGINT at any time, for a developer who types Control-C does not want to wait. SIGHUP lets the
+servers read their certificates again. A target is `package.module:Class` or `file.py:Class`. As
+with Python itself, its imports are looked for first in the folder of the file, or in the current
+one where a module is given.
 
 What the command says goes to stderr; stdout belongs to the program that it runs. Its exit status:
 
@@ -17,6 +20,7 @@ import errno
 import importlib
 import importlib.util
 import logging
+import math
 import os
 import signal
 import sys
@@ -37,6 +41,7 @@ from ginsfsm.gconfig import Text
 from ginsfsm.gobj import GObj
 from ginsfsm.net.addresses import ListenError
 from ginsfsm.settings import load_settings
+from ginsfsm.shutdown import Shutdown
 
 __all__ = ["main"]
 
@@ -44,6 +49,10 @@ logger = logging.getLogger("ginsfsm")
 
 # Windows has none.
 _RELOAD = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
+
+_DRAIN_TIMEOUT = 30.0
+"""Seconds; supervisors kill after 30 (Kubernetes) to 90 (systemd), and the default must not be
+more than the first of them."""
 
 _DONE = 0
 _FAILED = 1
@@ -133,7 +142,8 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="run a gclass until SIGINT (Ctrl-C) or SIGTERM",
         description="Make a gaplic with one gobj of a gclass, and run it until SIGINT (Ctrl-C) or "
-        "SIGTERM. SIGHUP lets its servers read their certificates again. Exit status: 0 when it "
+        "SIGTERM. SIGINT ends it at once; SIGTERM lets its servers drain first, and a second one "
+        "ends it at once. SIGHUP lets them read their certificates again. Exit status: 0 when it "
         "was stopped; 1 when it could not start, by a parameter that does not fit as well; 2 when "
         "the command line, the settings file or the target cannot be understood.",
     )
@@ -151,6 +161,14 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="one parameter, as in echo.port=7001; may be given many times, wins over the file",
+    )
+    run.add_argument(
+        "--drain-timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=_DRAIN_TIMEOUT,
+        help="how long after SIGTERM open connections may go on (default: %(default)g); those that "
+        "are left are aborted, and 0 aborts all of them",
     )
     run.add_argument(
         "--log-level",
@@ -182,6 +200,16 @@ def _target(text: str) -> _Target:
     return target
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, 0 or more, as in 30 or 2.5")
+    return seconds
+
+
 def _setting(text: str) -> _Setting:
     left, equals, value = text.partition("=")
     name, _, parameter = left.rpartition(".")
@@ -201,6 +229,7 @@ def _run(options: argparse.Namespace) -> int:
         path = gobj.path
         for number in _RELOAD:
             app.on_signal(number, partial(_reload, app))
+        app.on_terminate(partial(_drain, app, options.drain_timeout))
         # Whoever reads that it starts may stop it at once, before the gaplic minds the signals
         # itself. To interrupt a loop that is being set up would leave its pieces lying about.
         stop_without_terminal = partial(_stop_without_terminal, app)
@@ -221,6 +250,14 @@ def _run(options: argparse.Namespace) -> int:
         if app is not None:
             app.destroy_gobj(app)
     return _DONE
+
+
+def _drain(app: GAplic, timeout: float) -> None:
+    """Let every server of the tree end its connections, then stop."""
+    if any(isinstance(gobj, GServerSock) for gobj in app.walk()):
+        app.create_gobj(None, Shutdown, app, timeout=timeout)
+    else:
+        app.stop()
 
 
 def _reload(app: GAplic) -> None:

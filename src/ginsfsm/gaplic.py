@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Final, Self, cast, overload
 
 from ginsfsm.clock import Clock, LoopClock, TimerHandle
+from ginsfsm.deadlines import Deadlines
 from ginsfsm.errors import EventError, GObjError, nearest
 from ginsfsm.event import Event
 from ginsfsm.gconfig import Config, param
@@ -117,10 +118,14 @@ class GAplic(GObj):
         self.contained_errors = 0
         self._clock: Clock = LoopClock() if clock is None else clock
         self._poller: Poller | None = None
+        self.deadlines = Deadlines(self._clock.call_later, self._clock.time)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._thread = 0
         self._signals: dict[int, Callable[[], object]] = {}
+        self._terminate: Callable[[], object] | None = None
+        # What gives the stop signals back to the system; only while a callback for SIGTERM works.
+        self._release_signals: Callable[[], object] | None = None
         self._stop = asyncio.Event()
         self._stopping = False
         self._unique_gobjs: dict[str, GObj] = {}
@@ -186,6 +191,15 @@ class GAplic(GObj):
             raise GObjError(f"{self.name}.on_signal: {name} stops the gaplic; choose another")
         self._signals[number] = callback
 
+    def on_terminate(self, callback: Callable[[], object]) -> None:
+        """Let `start` call back, in the loop, at the first SIGTERM, instead of stopping.
+
+        Who asks for that says good-bye to the clients, say, and calls `stop` in the end. A second
+        SIGTERM meanwhile stops at once, as SIGINT always does, and so does the first one where the
+        callback raises. Call it before `start`.
+        """
+        self._terminate = callback
+
     async def serve(self) -> None:
         """Run inside the loop that runs already, until `stop()` or until it is cancelled.
 
@@ -222,12 +236,24 @@ class GAplic(GObj):
 
         def on_signal(number: int) -> None:
             logger.info("%s: stopping on %s", self.name, signal.Signals(number).name)
+            terminate = self._terminate
+            if number == signal.SIGTERM and terminate is not None:
+                self._terminate = None
+                self._release_signals = release
+                try:
+                    terminate()
+                    return
+                except Exception as error:
+                    self.contain(error, self, None, "what SIGTERM calls")
+            release()
+            self.stop()
+
+        def release() -> None:
             for one in _STOP_SIGNALS.intersection(before):
                 loop.remove_signal_handler(one)
                 # The system's own handler. Python's for SIGINT raises KeyboardInterrupt, and a
                 # program that hangs in a coroutine or in a go_out can hang on after that.
                 signal.signal(one, signal.SIG_DFL)
-            self.stop()
 
         if threading.current_thread() is threading.main_thread():
             wanted: dict[int, Callable[[], object]] = {
@@ -269,7 +295,7 @@ class GAplic(GObj):
         self._thread = threading.get_ident()
         self._clock.start(loop)
         if self._poller is not None:
-            self._poller.attach(loop)
+            self._poller.attach(loop, self._fast_time(loop))
         for task in list(self._all_tasks):
             task.start(loop)
         self._schedule_delivery()
@@ -281,6 +307,8 @@ class GAplic(GObj):
             # The descriptors are shared with the process that we were forked from. To take a
             # socket out of epoll here would take it out there.
             return
+        if self._release_signals is not None:
+            self._release_signals()
         tasks = list(self._all_tasks)
         try:
             _destroy(self)
@@ -291,6 +319,7 @@ class GAplic(GObj):
 
     def go_out(self) -> None:
         """Give back the descriptor, the timers and the queue; let `serve` return."""
+        self.deadlines.close()
         self._clock.stop()
         if self._poller is not None:
             self._poller.close()
@@ -491,10 +520,15 @@ class GAplic(GObj):
             has_epoll = hasattr(select, "epoll")
             if kind == "epoll" and not has_epoll:
                 raise GObjError("poller='epoll': this system has no epoll; use 'auto' or 'loop'")
-            self._poller = LoopPoller() if kind == "loop" or not has_epoll else EpollPoller()
+            made = LoopPoller if kind == "loop" or not has_epoll else EpollPoller
+            self._poller = made(self._clock.time)
             if self._loop is not None:
-                self._poller.attach(self._loop)
+                self._poller.attach(self._loop, self._fast_time(self._loop))
         return self._poller
+
+    def _fast_time(self, loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+        """What tells the time of this gaplic, with as few calls as can be."""
+        return loop.time if isinstance(self._clock, LoopClock) else self._clock.time
 
     # -- the edges of the loop ---------------------------------------------------------------------
 

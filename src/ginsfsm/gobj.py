@@ -686,6 +686,22 @@ def _make(
     return gobj
 
 
+def _adopt(gobj: GObj, parent: GObj) -> None:
+    """Put a gobj that nobody was told of yet under another parent, who hears it from now on.
+
+    Its name must be free there.
+    """
+    del gobj.parent._children[gobj.name]  # type: ignore[union-attr]
+    for one in gobj._subscriptions:
+        if one.subscriber._publishers is not None:
+            one.subscriber._publishers.pop(gobj, None)
+    gobj.parent = parent
+    if parent._children is None:
+        parent._children = {}
+    parent._children[gobj.name] = gobj
+    gobj._subscriptions = parent._hears_all()
+
+
 def _set_config(gobj: GObj, config: gconfig.Config) -> None:
     # The nested class has the name for type checkers. Not through __dict__: touching that makes
     # Python build the dictionary, and every attribute of every action is twice as slow from then.

@@ -61,9 +61,12 @@ class Handler(Protocol):
 class Poller:
     """What both kinds have in common: the calls that wait for the end of the batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, time: Callable[[], float]) -> None:
+        # The time of the batch, for whoever writes it down with each message.
+        self.now = 0.0
+        self._time = time
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._in_batch = False
+        self.in_batch = False
         self._deferred: deque[Callable[[], None]] = deque()
         self._run_due = False
         self._costly: deque[Callable[[], None]] = deque()
@@ -85,9 +88,12 @@ class Poller:
         """How many descriptors are registered."""
         raise NotImplementedError
 
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The loop runs: be called by it."""
+    def attach(
+        self, loop: asyncio.AbstractEventLoop, time: Callable[[], float] | None = None
+    ) -> None:
+        """The loop runs: be called by it. `time` tells what it is, where another does it better."""
         self._loop = loop
+        self._time = time or self._time
         self._schedule_deferred()
         self._schedule_costly()
 
@@ -100,7 +106,7 @@ class Poller:
     def defer(self, callback: Callable[[], None]) -> None:
         """Call back at the end of the batch that runs now, or of the turn of the loop."""
         self._deferred.append(callback)
-        if not self._in_batch:
+        if not self.in_batch:
             self._schedule_deferred()
 
     def defer_costly(self, callback: Callable[[], None]) -> None:
@@ -137,6 +143,8 @@ class Poller:
 
     def _run_scheduled(self) -> None:
         self._run_due = False
+        # One of them may deliver what was received earlier, and the last batch may be long ago.
+        self.now = self._time()
         self._run_deferred()
 
     def _run_deferred(self) -> None:
@@ -156,7 +164,8 @@ class Poller:
             self._schedule_deferred()
 
     def _run_batch(self, ready: list[tuple[Handler | None, int]]) -> None:
-        self._in_batch = True
+        self.in_batch = True
+        self.now = self._time()
         try:
             for handler, mask in ready:
                 if handler is not None:
@@ -165,7 +174,7 @@ class Poller:
                     except Exception as error:
                         handler.io_failed(error)
         finally:
-            self._in_batch = False
+            self.in_batch = False
             if self._deferred:
                 self._run_deferred()
 
@@ -173,8 +182,8 @@ class Poller:
 class EpollPoller(Poller):
     """All descriptors in one epoll object."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, time: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(time)
         # Opened with the first registration, which may fail; to defer a call must not.
         self._epoll: Any = None
         self._handlers: dict[int, Handler] = {}
@@ -199,9 +208,11 @@ class EpollPoller(Poller):
     def __len__(self) -> int:
         return len(self._handlers)
 
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+    def attach(
+        self, loop: asyncio.AbstractEventLoop, time: Callable[[], float] | None = None
+    ) -> None:
         """See `Poller`."""
-        super().attach(loop)
+        super().attach(loop, time)
         if self._epoll is not None:
             loop.add_reader(self._epoll.fileno(), self._ready)
 
@@ -226,15 +237,21 @@ class EpollPoller(Poller):
         self._handlers.clear()
 
     def _ready(self) -> None:
-        handler_of = self._handlers.get
-        self._run_batch([(handler_of(fd), mask) for fd, mask in self._epoll.poll(0, BATCH)])
+        events = self._epoll.poll(0, BATCH)
+        if len(events) == 1:
+            # As often as not, unless the server is busy; then a message need not pay for the list.
+            fd, mask = events[0]
+            self._run_batch([(self._handlers.get(fd), mask)])
+        else:
+            handler_of = self._handlers.get
+            self._run_batch([(handler_of(fd), mask) for fd, mask in events])
 
 
 class LoopPoller(Poller):
     """Each descriptor in the loop itself, for systems without epoll."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, time: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(time)
         self._handlers: dict[int, tuple[Handler, int]] = {}
         self._errors: Any = None
 
@@ -260,9 +277,11 @@ class LoopPoller(Poller):
     def __len__(self) -> int:
         return len(self._handlers)
 
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+    def attach(
+        self, loop: asyncio.AbstractEventLoop, time: Callable[[], float] | None = None
+    ) -> None:
         """See `Poller`."""
-        super().attach(loop)
+        super().attach(loop, time)
         if not isinstance(loop, asyncio.SelectorEventLoop) and hasattr(select, "poll"):
             self._errors = select.poll()
         for fd, (_, mask) in self._handlers.items():

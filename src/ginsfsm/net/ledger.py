@@ -25,6 +25,7 @@ class Ledger(Generic[T]):
     Attributes:
         accepted: how many were opened, since the beginning; those still open among them.
         refused: how many the server turned away, by `count_refused`.
+        refused_by: the same by the reason.
         failed: how many failed while they were being made, by `count_failed`.
         handshakes: how many handshakes of TLS were completed, by `count_handshake`.
         failed_handshakes: how many were not, by `count_failed_handshake`.
@@ -41,6 +42,7 @@ class Ledger(Generic[T]):
         "handshakes",
         "on_close",
         "refused",
+        "refused_by",
     )
 
     def __init__(self) -> None:
@@ -48,6 +50,7 @@ class Ledger(Generic[T]):
         self._open: dict[T, None] = {}
         self.accepted = 0
         self.refused = 0
+        self.refused_by: dict[str, int] = {}
         self.failed = 0
         self.handshakes = 0
         self.failed_handshakes = 0
@@ -89,9 +92,10 @@ class Ledger(Generic[T]):
         if self.on_close is not None:
             self.on_close()
 
-    def count_refused(self) -> None:
+    def count_refused(self, reason: str = "shut") -> None:
         """Count a connection that the server turned away. It opens and closes nothing."""
         self.refused += 1
+        self.refused_by[reason] = self.refused_by.get(reason, 0) + 1
 
     def count_failed(self) -> None:
         """Count a connection that failed while it was being made. It opens and closes nothing."""

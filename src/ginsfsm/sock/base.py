@@ -6,19 +6,22 @@ import _socket
 import logging
 import socket
 import struct
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ginsfsm.event import Event
 from ginsfsm.gconfig import param
 from ginsfsm.gobj import GObj, _destroy
-from ginsfsm.net.ledger import Ledger
+from ginsfsm.net.framing import FrameError, Framing, framing_fault
+from ginsfsm.net.networks import read_networks
 from ginsfsm.net.output import OutputQueue
+from ginsfsm.net.proxy_header import ProxyHeader
 from ginsfsm.net.reason import Reason
 from ginsfsm.net.tls import option_faults
 from ginsfsm.net.tls_source import TlsSource
 from ginsfsm.net.tls_stream import TlsStream
-from ginsfsm.poller import READ
+from ginsfsm.poller import READ, Poller
 from ginsfsm.sock.events import (
     EV_CONNECT_FAILED,
     EV_CONNECTED,
@@ -26,9 +29,11 @@ from ginsfsm.sock.events import (
     EV_FAILED,
     EV_RX_DATA,
     EV_RX_END,
+    EV_RX_FRAME,
     EV_TLS_STARTED,
     EV_TRANSMIT_READY,
 )
+from ginsfsm.sock.reception import Reception
 
 if TYPE_CHECKING:
     from ginsfsm.clock import TimerHandle
@@ -51,6 +56,9 @@ class SockBase(GObj):
     Attributes:
         peername: the peer's address as Python gives it; None before there was a connection.
         sockname: our own address of the connection, likewise.
+        balancer: the address that the connection comes from where a PROXY header told another one.
+        proxy: that header; None without one.
+        rx_bytes: how many plain bytes came from the peer, over all connections of this gsock.
         tls: what was agreed on with TLS; None where the connection is plain, or is none.
     """
 
@@ -70,6 +78,30 @@ class SockBase(GObj):
         )
         close_timeout: float = param(
             10.0, "seconds for the last output to be taken after a drop; 0 is no limit", ge=0
+        )
+        destroy_on_disconnect: bool = param(
+            False, "destroy the gsock after EV_DISCONNECTED, so that the subscriber need not"
+        )
+        proxy_protocol: str = param(
+            "off",
+            "server: connections of proxy_trusted may, or must, begin with a PROXY header",
+            choices=("off", "accept", "require"),
+        )
+        proxy_trusted: tuple[str, ...] = param((), "server: networks of the balancers")
+        proxy_timeout: float = param(5.0, "seconds for the PROXY header; 0 is no limit", ge=0)
+        framing: Any = param(
+            "", "how bytes become frames: '' is not at all, 'lines', b'\\0', 'uint32' and others"
+        )
+        max_frame: int = param(
+            1024 * 1024, "bytes of the largest frame; a larger one ends it", ge=1
+        )
+        first_data_timeout: float = param(
+            0.0, "seconds for the first byte, from EV_CONNECTED on; 0 is no limit", ge=0
+        )
+        idle_timeout: float = param(3600.0, "seconds of silence of the peer; 0 is no limit", ge=0)
+        max_lifetime: float = param(0.0, "seconds that a connection may last; 0 is no limit", ge=0)
+        min_rx_rate: float = param(
+            0.0, "bytes a second that have to come, on average over 10 s; 0 is no limit", ge=0
         )
         half_close: bool = param(
             False, "stay open for sending when the peer ends its side, and say EV_RX_END"
@@ -96,6 +128,16 @@ class SockBase(GObj):
             if self.ssl_options:
                 for fault in option_faults(self.ssl_options, server_side=self._is_server()):
                     yield f"ssl_options: {fault}"
+            _, faults = read_networks("proxy_trusted", self.proxy_trusted)
+            yield from faults
+            if self.proxy_protocol != "off" and not self.proxy_trusted:
+                yield (
+                    "proxy_trusted: the PROXY protocol needs the networks of the balancers, since "
+                    "whoever is trusted may say any address; ('0.0.0.0/0', '::/0') is everybody"
+                )
+            wrong = framing_fault(self.framing, self.max_frame)
+            if wrong is not None:
+                yield f"framing: {wrong}"
             if self.tx_low_water > self.tx_high_water:
                 yield (
                     f"tx_low_water: expected at most tx_high_water ({self.tx_high_water}), "
@@ -110,32 +152,53 @@ class SockBase(GObj):
         EV_DISCONNECTED,
         EV_RX_DATA,
         EV_RX_END,
+        EV_RX_FRAME,
         EV_TLS_STARTED,
         EV_TRANSMIT_READY,
     )
 
     __slots__ = (
         "_direct",
+        "_early",
         "_ending",
+        "_frame_error",
+        "_frames",
+        "_framing",
+        "_heard",
+        "_in_session",
         "_kept",
-        "_ledger",
+        "_left",
         "_linger",
         "_mask",
         "_opening",
+        "_paused_at",
+        "_place",
+        "_poller",
+        "_rate_bytes",
+        "_rate_since",
         "_reason",
+        "_reception",
+        "_rx_before",
         "_rx_ended",
+        "_since",
         "_sock",
         "_stream",
         "_tls",
         "_tls_source",
         "_tx",
         "_tx_error",
+        "balancer",
         "peername",
+        "proxy",
+        "rx_bytes",
         "sockname",
     )
 
     peername: Any
     sockname: Any
+    balancer: Any
+    proxy: ProxyHeader | None
+    rx_bytes: int
     _sock: _socket.socket | None
     """The descriptor: what the poller watches and what is closed."""
     _stream: _socket.socket | TlsStream | None
@@ -157,7 +220,33 @@ class SockBase(GObj):
     _opening: Task | None
     _linger: TimerHandle | None
     _ending: bool
-    _ledger: Ledger[SockBase] | None
+    _reception: Reception | None
+    """What it shares with the server that accepted it; None for a client's."""
+    _place: bytes | None
+    """What it is counted by among those of its address, while it is open."""
+    _in_session: bool
+    """Whether its parent is a gobj that was made for it and goes with it."""
+    _poller: Poller
+    _early: bytes
+    """What came with the PROXY header, or of it."""
+    _framing: Framing | None
+    _frames: deque[bytes]
+    """Frames that the owner does not want yet; only with a framing."""
+    _frame_error: FrameError | None
+    """What ends the connection when it has those."""
+    _since: float
+    """When the present part of its life began."""
+    _heard: float
+    """When the peer's last byte came, or when it could begin to send; later by the pauses."""
+    _paused_at: float
+    """When the owner paused receiving, or when that was last taken into account."""
+    _rx_before: int
+    """The bytes that had come when the present part of its life began."""
+    _rate_since: float
+    _rate_bytes: int
+    """When the window of `min_rx_rate` began, and how many bytes there were then."""
+    _left: bool
+    """Whether it has ended and its subscriber has not destroyed it."""
 
     def start_up(self) -> None:
         """No socket yet."""
@@ -167,12 +256,26 @@ class SockBase(GObj):
         self._opening = None
         self._linger = None
         self._ending = False
-        self._ledger = None
+        self._reception = None
+        self._place = None
+        self._in_session = False
+        self._left = False
+        self._poller = self.gaplic.poller
+        self.balancer = None
+        self.proxy = None
+        self.rx_bytes = 0
         self._tls_source = self._own_tls_source() if self.config.ssl_options else None
         self._clear()
 
     def _own_tls_source(self) -> TlsSource | None:
         raise NotImplementedError
+
+    @property
+    def _counts_by_address(self) -> bool:
+        """Whether it is known whose it is, and that is not the balancer itself."""
+        if self._state.name == "ST_PROXY" or (self.proxy is not None and self.proxy.local):
+            return False
+        return isinstance(self.peername, tuple)
 
     @property
     def queued(self) -> int:
@@ -185,14 +288,28 @@ class SockBase(GObj):
         self._kept = None
         self._mask = 0
         self._direct = 0
+        self._early = b""
+        self._framing = None
+        self._frame_error = None
         self._tx = None
         self._tx_error = None
         self._rx_ended = False
         self._reason = Reason.LOCAL
 
     def go_out(self) -> None:
-        """Close the socket, if there is one."""
+        """Close the socket, if there is one; the gobj that was made for it goes as well."""
+        if self._in_session and not self.parent.destroyed:
+            session = self.parent
+            self.gaplic.poller.defer(lambda: _destroy(session))
         self._close_socket()
+        if self._left:
+            self._left = False
+            assert self._reception is not None
+            self._reception.forgotten -= 1
+
+    def deadline_reached(self, now: float) -> float | None:
+        """The sweep looks; see `ginsfsm.deadlines.Watched`."""
+        raise NotImplementedError
 
     def io_ready(self, mask: int) -> None:
         """The poller found the socket ready."""
@@ -211,7 +328,7 @@ class SockBase(GObj):
         """Let the poller watch for exactly this."""
         before = self._mask
         if mask != before and self._sock is not None:
-            poller = self.gaplic.poller
+            poller = self._poller
             if not before:
                 poller.register(self._sock.fileno(), self, mask)
             elif mask:
@@ -220,7 +337,23 @@ class SockBase(GObj):
                 poller.unregister(self._sock.fileno())
             # Only now: a registration that failed must not be undone when the socket closes.
             self._mask = mask
-            self._direct = mask & READ if self._state.name == "ST_CONNECTED" else 0
+            if self._state.name == "ST_CONNECTED":
+                self._set_direct()
+            else:
+                self._direct = 0
+
+    def _set_direct(self) -> None:
+        # What came with a PROXY header goes before what is still to be read.
+        through_rows = self._framing is not None or self._early
+        self._direct = 0 if through_rows else self._mask & READ
+
+    def _begin_phase(self) -> None:
+        """From now on count the time that the present part of the connection's life takes."""
+        poller = self._poller
+        now = poller.now if poller.in_batch else self.gaplic.time()
+        self._since = self._heard = self._rate_since = self._paused_at = now
+        self._rx_before = self._rate_bytes = self.rx_bytes
+        self.gaplic.deadlines.soon(self)
 
     def _forget_opening(self, reason: Reason) -> None:
         if self._opening is not None:
@@ -232,9 +365,10 @@ class SockBase(GObj):
     # -- the end -----------------------------------------------------------------------------------
 
     def _close(self, reason: Reason) -> None:
-        self._close_socket()
         self._ending = True
+        # Before it leaves the ledger: a server that drains tells of the last behind this.
         self.gaplic.poller.defer(lambda: self._tell_disconnected(reason))
+        self._close_socket()
 
     def _close_socket(self) -> None:
         """Close the descriptor, on every path; then the connection is out of the ledger."""
@@ -242,6 +376,7 @@ class SockBase(GObj):
         if sock is None:
             return
         self._wait_for(0)
+        self.gaplic.deadlines.forget(self)
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
@@ -255,9 +390,12 @@ class SockBase(GObj):
         sock.close()
         self._sock = None
         self._clear()
-        if self._ledger is not None:
-            ledger, self._ledger = self._ledger, None
-            ledger.close(self)
+        reception = self._reception
+        if reception is not None:
+            if self._place is not None:
+                reception.admission.leave(self._place)
+                self._place = None
+            reception.ledger.close(self)
 
     def _tell_later(self, event: Event) -> None:
         if not self.destroyed:
@@ -274,11 +412,20 @@ class SockBase(GObj):
         if self.destroyed:
             return
         self._ending = False
-        if self._asks(EV_DISCONNECTED):
+        asked = self._asks(EV_DISCONNECTED)
+        if asked:
             self._tell(EV_DISCONNECTED(reason))
-        elif self._sock is None and self._opening is None:
-            # Nobody will destroy it, since nobody learns that it has ended.
+        if self._in_session:
+            _destroy(self.parent)
+        elif self.destroyed or self._sock is not None or self._opening is not None:
+            # Also where its owner connects it again.
+            pass
+        elif not asked or self.config.destroy_on_disconnect:
+            # Nobody else will, since nobody learns that it has ended, or wants to.
             _destroy(self)
+        elif self._reception is not None:
+            self._left = True
+            self._reception.forget(self.parent.path)
 
 
 def set_options(sock: _socket.socket, config: type[SockBase.config]) -> None:

@@ -11,6 +11,7 @@ from ginsfsm.net.tls_source import TlsSource
 
 __all__ = [
     "EV_ACCEPTED",
+    "EV_ACCEPTED_PROXY",
     "EV_ACCEPTED_TLS",
     "EV_CONNECT",
     "EV_CONNECTED",
@@ -18,17 +19,22 @@ __all__ = [
     "EV_DISCONNECTED",
     "EV_DROP",
     "EV_ENDED",
+    "EV_EXPIRED",
     "EV_FAILED",
     "EV_FLUSHED",
     "EV_FLUSH_OUTPUT_DATA",
     "EV_OPENED",
     "EV_PAUSE_RX",
+    "EV_PLAIN",
     "EV_READABLE",
     "EV_RESUME_RX",
     "EV_RX_DATA",
     "EV_RX_END",
+    "EV_RX_FRAME",
+    "EV_SECURE",
     "EV_SECURED",
     "EV_SEND_DATA",
+    "EV_SEND_FRAME",
     "EV_SHAKE",
     "EV_START_TLS",
     "EV_TLS_STARTED",
@@ -67,6 +73,15 @@ class EV_WRITE_OUTPUT_DATA(Event):
 
 class EV_FLUSH_OUTPUT_DATA(Event):
     """Send what is queued, in one gathered system call."""
+
+
+class EV_SEND_FRAME(Event):
+    """Send these bytes as one frame, as the parameter `framing` says; else as `EV_SEND_DATA`.
+
+    Raises EventError where there is no framing, or the bytes cannot be a frame of it.
+    """
+
+    data: bytes
 
 
 class EV_PAUSE_RX(Event):
@@ -126,6 +141,12 @@ class EV_RX_DATA(Event):
     data: bytes
 
 
+class EV_RX_FRAME(Event):
+    """One frame from the peer, without what marks its end. Comes instead of `EV_RX_DATA`."""
+
+    data: bytes
+
+
 class EV_RX_END(Event):
     """The peer sends no more, and still reads. Comes only with `half_close=True`."""
 
@@ -153,6 +174,27 @@ class EV_ACCEPTED_TLS(Event):
 
     peername: Any
     sockname: Any
+
+
+class EV_ACCEPTED_PROXY(Event):
+    """The server hands over an accepted socket of a balancer, which begins with its header."""
+
+    peername: Any
+    sockname: Any
+
+
+class EV_PLAIN(Event):
+    """The header is read, and no TLS follows."""
+
+
+class EV_SECURE(Event):
+    """The header is read, and TLS follows."""
+
+
+class EV_EXPIRED(Event):
+    """A deadline of the present state has come."""
+
+    reason: Reason
 
 
 class EV_OPENED(Event):

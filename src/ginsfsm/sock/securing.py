@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from ginsfsm.errors import GConfigError, GObjError
 from ginsfsm.gconfig import Config, _report
-from ginsfsm.gobj import _destroy
+from ginsfsm.gobj import GObj, _adopt, _destroy
 from ginsfsm.net.addresses import format_address
+from ginsfsm.net.admission import Refusal
 from ginsfsm.net.output import OutputQueue
 from ginsfsm.net.reason import Reason, reason_of
 from ginsfsm.net.tls import SslOptions, TlsError, build_tls, option_faults
@@ -17,15 +19,15 @@ from ginsfsm.net.tls_source import TlsSource
 from ginsfsm.net.tls_stream import TlsInfo, TlsStream, failure
 from ginsfsm.poller import READ, WRITE
 from ginsfsm.smachine import NOT_ACCEPTED, NotAccepted
-from ginsfsm.sock.base import RX_SIZE
+from ginsfsm.sock.base import RX_SIZE, SockBase
 from ginsfsm.sock.events import (
     EV_CONNECTED,
     EV_DROP,
     EV_ENDED,
+    EV_EXPIRED,
     EV_FAILED,
     EV_PAUSE_RX,
     EV_READABLE,
-    EV_RX_DATA,
     EV_SECURED,
     EV_SHAKE,
     EV_START_TLS,
@@ -85,6 +87,7 @@ class Securing(Sending):
     ) -> None:
         assert source is not None
         assert self._sock is not None
+        self._begin_phase()
         tls = TlsStream(self._sock, self, source.wrapper(self.config.host), received, unsent)
         self._stream = self._tls = tls
         # A server speaks when it has been spoken to.
@@ -186,10 +189,11 @@ class Securing(Sending):
         if not data:
             self.send_event(self, EV_ENDED(self._end_reason()))
         elif self.state == "ST_CONNECTED":
-            self._tell(EV_RX_DATA(data))
+            self.deliver(data)
 
     def ac_upgraded(self, _event: EV_SECURED) -> None:
         kept, self._kept = self._kept, None
+        self._begin_talk()
         self._secured()
         if self._tx is not None:
             self._flush()
@@ -200,17 +204,18 @@ class Securing(Sending):
             self._tell(EV_TLS_STARTED())
 
     def ac_secured(self, _event: EV_SECURED) -> None:
+        self._begin_talk()
         self._secured()
-        if self._ledger is None:
+        if self._reception is None:
             self._tell(EV_CONNECTED(self.peername, self.sockname))
         else:
             self._offer()
 
     def _secured(self) -> None:
-        self._direct = self._mask & READ
+        self._set_direct()
         assert self._tls is not None
-        if self._ledger is not None:
-            self._ledger.count_handshake()
+        if self._reception is not None:
+            self._reception.ledger.count_handshake()
         if self._tls.has_more:
             self.tls_read_again()
 
@@ -221,7 +226,7 @@ class Securing(Sending):
         self._log_failed_handshake(event.error)
         self._close(event.reason)
 
-    def ac_too_slow(self) -> None:
+    def ac_too_slow(self, _event: EV_EXPIRED) -> None:
         late = TimeoutError(f"not complete within {self.config.handshake_timeout} s")
         if self._kept is not None:
             self._log_failed_handshake(late)
@@ -230,22 +235,22 @@ class Securing(Sending):
             self._handshake_failed(Reason.TIMEOUT, late)
 
     def ac_stop_shake(self, _event: EV_DROP) -> None:
-        if self._ledger is None:
+        if self._reception is None:
             self._forget_opening(Reason.LOCAL)
         else:
             _destroy(self)
 
     def _handshake_failed(self, reason: Reason, error: Exception | None) -> None:
         self._log_failed_handshake(error)
-        if self._ledger is None:
+        if self._reception is None:
             self._forget_opening(reason)
         else:
             # Nobody has heard of it.
             _destroy(self)
 
     def _log_failed_handshake(self, error: Exception | None) -> None:
-        if self._ledger is not None:
-            self._ledger.count_failed_handshake()
+        if self._reception is not None:
+            self._reception.ledger.count_failed_handshake()
         # Who looks whether the port is open, as balancers do each second, is no news.
         silent = self._tls is not None and self._tls.silent and self._kept is None
         logger.log(
@@ -259,13 +264,13 @@ class Securing(Sending):
         received = bytes(octets(event.received, "bytes that were received"))
         source = self._tls_source
         if event.ssl_options:
-            server_side = self._ledger is not None
+            server_side = self._reception is not None
             faults = option_faults(event.ssl_options, server_side=server_side)
             if faults:
                 raise self._options_error(faults)
             source = self._tls_source_of(event.ssl_options, server_side=server_side)
         assert source is not None
-        self.send_event(self, EV_UPGRADE(source, received))
+        self.send_event(self, EV_UPGRADE(source, received + self._plain_rest()))
 
     def ac_upgrade(self, event: EV_UPGRADE) -> None:
         self._kept = [] if self._mask & READ else [EV_PAUSE_RX()]
@@ -303,16 +308,60 @@ class Securing(Sending):
             "to the server or the client gsock, or in the event"
         )
 
+    def deliver(self, data: bytes) -> None:
+        """Give the owner what was received."""
+        raise NotImplementedError
+
+    def _plain_rest(self) -> bytes:
+        raise NotImplementedError
+
+    def _new_framing(self) -> None:
+        raise NotImplementedError
+
+    def _begin_talk(self) -> None:
+        """The connection is ready: nothing stands between its two ends any more."""
+        if self.config.framing:
+            self._frames = deque()
+            self._new_framing()
+        self._direct = self._mask & READ if self._framing is None else 0
+        self._begin_phase()
+
     def _offer(self) -> None:
         """Tell of an accepted connection; where nobody takes it, it goes."""
-        if self._tell(EV_CONNECTED(self.peername, self.sockname)):
+        reception = self._reception
+        assert reception is not None
+        if reception.make_session is not None and not self._join_session(reception.make_session):
             return
+        taken = self._tell(EV_CONNECTED(self.peername, self.sockname))
         # Where it was dropped, somebody did take it, and only returned what it got of another.
-        if self.state == "ST_CONNECTED" and self._asks(EV_CONNECTED):
+        if not taken and self.state == "ST_CONNECTED" and self._asks(EV_CONNECTED):
             # The door is shut: nobody took the connection, and nobody will hear of its end.
-            assert self._ledger is not None
-            self._ledger.count_refused()
+            reception.refuse(self.peername, Refusal.SHUT)
+            _destroy(self.parent if self._in_session else self)
+        elif self._in_session and reception.on_session is not None:
+            reception.on_session(self.parent)
+
+    def _join_session(self, make: Callable[[SockBase], GObj]) -> bool:
+        """Have a gobj of its own as the parent; False where that could not be made."""
+        assert self._reception is not None
+        try:
+            session = make(self)
+        except Exception:
+            self._reception.ledger.count_failed()
+            logger.exception(
+                "%s: no session could be made for %s",
+                self._reception.path, format_address(self.peername),
+            )  # fmt: skip
             _destroy(self)
+            return False
+        if session.destroyed or self.destroyed:
+            # Its start_up did that.
+            _destroy(session)
+            _destroy(self)
+            return False
+        _adopt(self, session)
+        self._in_session = True
+        return True
 
     def _receive_failed(self, error: OSError) -> None:
         self.send_event(self, EV_FAILED(self._tx_error or reason_of(error), error))

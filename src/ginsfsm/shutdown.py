@@ -1,0 +1,100 @@
+"""Shutdown: a program ends when its servers have drained.
+
+The command `ginsfsm run` makes one of these when it gets SIGTERM. Every server of the tree gets
+`EV_DRAIN`, so its owner and its sessions hear `EV_DRAINING` and may say good-bye. When the last of
+their connections has gone, or the time is over and the rest has been aborted, the gaplic stops.
+
+A server that its owner destroys meanwhile tells no more, but its connections live on. So the books
+of all servers are looked at from time to time as well, and what counts is that they are empty.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from ginsfsm.c_srv_sock import EV_DRAIN, EV_DRAINED, GServerSock
+from ginsfsm.c_timer import EV_SET_TIMER, EV_TIMEOUT, GTimer
+from ginsfsm.gconfig import param
+from ginsfsm.gobj import GObj
+from ginsfsm.row import on
+
+__all__ = ["Shutdown"]
+
+logger: Final = logging.getLogger("ginsfsm")
+
+LOOK: Final = 0.05
+"""Seconds between two looks at servers that cannot tell any more."""
+
+
+class Shutdown(GObj):
+    """Drains every server of the tree, then stops the gaplic."""
+
+    class config(GObj.config):
+        """How long it may take."""
+
+        timeout: float = param(30.0, "seconds for the connections to end; 0 aborts them", ge=0)
+
+    def start_up(self) -> None:
+        """Let them all drain, and begin to wait."""
+        self._aborted = 0
+        self._end = self.gaplic.time() + self.config.timeout
+        servers = [
+            one
+            for one in self.gaplic.walk()
+            if isinstance(one, GServerSock) and not one.destroyed and one.state != "ST_CLOSED"
+        ]
+        # Those that have not told yet that they have drained.
+        self._draining = set(servers)
+        logger.info(
+            "draining %s with %s, for at most %g s; a second SIGTERM ends at once",
+            _count(len(servers), "server"),
+            _count(sum(len(one.ledger) for one in servers), "connection"),
+            self.config.timeout,
+        )  # fmt: skip
+        timer = self.create_gobj("timer", GTimer, self)
+        self.send_event(timer, EV_SET_TIMER(LOOK, autostart=True))
+        for server in servers:
+            # Not where what another one told its owner made that destroy it.
+            if not server.destroyed:
+                server.subscribe_event(EV_DRAINED, self)
+                self.gaplic.deliver_contained(server, EV_DRAIN(self.config.timeout).sent_by(self))
+
+    def ac_drained(self, event: EV_DRAINED) -> None:
+        assert isinstance(event.source, GServerSock)
+        self._draining.discard(event.source)
+        self._aborted += event.remaining
+        self._look()
+
+    def ac_look(self, _event: EV_TIMEOUT) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        """Stop when there is nobody left to wait for."""
+        if any(not server.destroyed for server in self._draining):
+            return
+        orphans = sum(len(server.ledger) for server in self._draining)
+        if orphans and self.gaplic.time() < self._end:
+            return
+        self._aborted += orphans
+        if self._aborted:
+            logger.warning("drained; %s had to be aborted", _count(self._aborted, "connection"))
+        else:
+            logger.info("drained; 0 connections had to be aborted")
+        self.set_new_state("ST_DRAINED")
+        self.gaplic.stop()
+
+    machine = {
+        "ST_DRAINING": [
+            on(EV_DRAINED, ac_drained, may=("ST_DRAINED",)),
+            on(EV_TIMEOUT, ac_look,    may=("ST_DRAINED",)),
+        ],
+        "ST_DRAINED": [
+            on(EV_DRAINED, None),
+            on(EV_TIMEOUT, None),
+        ],
+    }  # fmt: skip
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,239 @@
+"""Receiving: the PROXY header before everything else, and frames made of what was received."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from ginsfsm.errors import EventError
+from ginsfsm.gobj import _destroy
+from ginsfsm.net.addresses import format_address
+from ginsfsm.net.admission import Refusal
+from ginsfsm.net.framing import FrameError, make_framing
+from ginsfsm.net.proxy_header import NotProxyError, ProxyError, parse_proxy_header
+from ginsfsm.net.reason import Reason, reason_of
+from ginsfsm.poller import READ
+from ginsfsm.smachine import NotAccepted
+from ginsfsm.sock.base import RX_SIZE
+from ginsfsm.sock.events import (
+    EV_ACCEPTED_PROXY,
+    EV_ENDED,
+    EV_EXPIRED,
+    EV_FAILED,
+    EV_PLAIN,
+    EV_READABLE,
+    EV_RX_DATA,
+    EV_RX_FRAME,
+    EV_SECURE,
+    EV_SEND_DATA,
+    EV_SEND_FRAME,
+)
+from ginsfsm.sock.securing import Securing
+from ginsfsm.sock.sending import octets
+
+__all__ = ["Receiving"]
+
+logger: Final = logging.getLogger("ginsfsm")
+
+
+class Receiving(Securing):
+    """A connection that knows what comes before the first byte, and where frames end."""
+
+    __slots__ = ()
+
+    # -- the PROXY header --------------------------------------------------------------------------
+
+    def ac_accepted_proxy(self, event: EV_ACCEPTED_PROXY) -> None:
+        self.peername = self.balancer = event.peername
+        self.sockname = event.sockname
+        self._begin_phase()
+        self._wait_for(READ)
+
+    def ac_header(self, _event: EV_READABLE) -> None:
+        try:
+            data = self._sock.recv(RX_SIZE)  # type: ignore[union-attr]
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.send_event(self, EV_FAILED(reason_of(error), error))
+            return
+        if not data:
+            # A balancer that only looks whether the port is open, as it does each second.
+            self.send_event(self, EV_FAILED(Reason.PEER))
+            return
+        self._early += data
+        try:
+            found = parse_proxy_header(self._early)
+        except ProxyError as error:
+            if self.config.proxy_protocol == "accept" and isinstance(error, NotProxyError):
+                self._go_on()
+            else:
+                self.send_event(self, EV_FAILED(Reason.ERROR, error))
+            return
+        if found is None:
+            return
+        header, size = found
+        self.proxy = header
+        self._early = self._early[size:]
+        if not header.local and header.source is not None:
+            self.peername = header.source
+        self._go_on()
+
+    def ac_no_header(self, _event: EV_EXPIRED) -> None:
+        """A client that waits for us to speak, behind no balancer."""
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Whoever it is may come in or not; then comes TLS, or the owner is told."""
+        reception = self._reception
+        assert reception is not None
+        admission = reception.admission
+        host = self.peername[0] if isinstance(self.peername, tuple) else ""
+        health_check = self.proxy is not None and self.proxy.local
+        # Empty: it has its token of `accept_rate`, and is not counted yet.
+        has_token = self._place is not None
+        self._place = None
+        why = None
+        if not health_check and admission.active:
+            why = admission.check(host, self.gaplic.time(), overall=not has_token)
+            if why is None:
+                self._place = admission.enter(host)
+        if has_token and (health_check or why is not None):
+            admission.give_back()
+        if why is not None:
+            reception.refuse(self.peername, why)
+            _destroy(self)
+            return
+        tls = self._tls_source is not None and not self.config.start_tls
+        self.send_event(self, EV_SECURE() if tls else EV_PLAIN())
+
+    def ac_secure(self, _event: EV_SECURE) -> None:
+        early, self._early = self._early, b""
+        self._begin_tls(self._tls_source, early)
+
+    def ac_plain(self, _event: EV_PLAIN) -> None:
+        self._begin_talk()
+        self._offer()
+        self._deliver_early()
+
+    def _deliver_early(self) -> None:
+        # Where the owner has paused, `ac_resume` comes back to it.
+        if self._early and self._mask & READ and self._state.name == "ST_CONNECTED":
+            early, self._early = self._early, b""
+            self.deliver(early)
+
+    def ac_no_proxy(self, event: EV_FAILED) -> None:
+        # Who only looks whether the port is open is no news.
+        level = logging.DEBUG if event.reason is Reason.PEER and not self._early else logging.INFO
+        logger.log(
+            level,
+            "%s: no PROXY header from %s: %s",
+            self.path, format_address(self.peername), event.error or "it closed the connection",
+        )  # fmt: skip
+        assert self._reception is not None
+        self._reception.refuse(self.peername, Refusal.PROXY)
+        _destroy(self)
+
+    def ac_late_header(self, _event: EV_EXPIRED) -> None:
+        late = TimeoutError(f"not complete within {self.config.proxy_timeout} s")
+        self.ac_no_proxy(EV_FAILED(Reason.TIMEOUT, late))
+
+    # -- frames ------------------------------------------------------------------------------------
+
+    def ac_receive_frames(self, _event: EV_READABLE) -> None:
+        if not self._mask & READ:
+            return
+        if self._early:
+            self._deliver_early()
+            return
+        if self._frames:
+            self._tell_frames()
+            if self._frames:
+                return
+        try:
+            data = self._stream.recv(RX_SIZE)  # type: ignore[union-attr]
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._receive_failed(error)
+            return
+        if not data:
+            self.send_event(self, EV_ENDED(self._end_reason()))
+            return
+        self.deliver(data)
+
+    def deliver(self, data: bytes) -> None:
+        """Give the owner what was received: in frames where it wants them."""
+        self.rx_bytes += len(data)
+        self._heard = self._poller.now
+        framing = self._framing
+        if framing is None:
+            self._tell(EV_RX_DATA(data))
+            return
+        try:
+            self._frames.extend(framing.split(data))
+        except FrameError as error:
+            self._frames.extend(error.frames)
+            self._frame_error = error
+        self._tell_frames()
+
+    def _tell_frames(self) -> None:
+        frames = self._frames
+        while frames:
+            # Not while the owner has paused, and no more when it has dropped or upgraded.
+            if not self._mask & READ or self._state.name != "ST_CONNECTED":
+                return
+            self._tell(EV_RX_FRAME(frames.popleft()))
+        # Not where the owner has dropped it at the last good one, and its good-bye is on its way.
+        if self._frame_error is not None and self._state.name in ("ST_CONNECTED", "ST_HANDSHAKE"):
+            error, self._frame_error = self._frame_error, None
+            self.send_event(self, EV_FAILED(Reason.FRAME, error))
+
+    def _tell_frames_later(self) -> None:
+        if not self.destroyed and self._frames:
+            self._tell_frames()
+
+    def ac_send_frame(self, event: EV_SEND_FRAME) -> bool | NotAccepted:
+        return self.ac_send(EV_SEND_DATA(self._wrapped(event)))
+
+    def ac_write_frame(self, event: EV_SEND_FRAME) -> bool | NotAccepted:
+        return self._queue(self._wrapped(event))
+
+    def _wrapped(self, event: EV_SEND_FRAME) -> bytes:
+        if self._framing is None:
+            raise EventError(
+                f"{self.path}: EV_SEND_FRAME: there is no framing; give the gsock or its server "
+                'the parameter framing, such as "lines", or send EV_SEND_DATA'
+            )
+        data = event.data
+        if type(data) is not bytes:
+            data = bytes(octets(data))
+        try:
+            return self._framing.wrap(data)
+        except FrameError as error:
+            raise EventError(f"{self.path}: EV_SEND_FRAME: {error}") from error
+
+    def _plain_rest(self) -> bytes:
+        """What was received after what the owner handles now."""
+        early, self._early = self._early, b""
+        if self._framing is None:
+            return early
+        rest = bytearray()
+        for frame in self._frames:
+            try:
+                rest += self._framing.wrap(frame)
+            except FrameError:
+                # A line that ended in CR CR LF: no handshake, and that is all that matters.
+                rest += frame
+        self._frames.clear()
+        return bytes(rest + self._framing.rest() + early)
+
+    def _new_framing(self) -> None:
+        framing: Any = self.config.framing
+        if framing:
+            try:
+                self._framing = make_framing(framing, self.config.max_frame)
+            except Exception as error:
+                # A user's own. The owner hears of the connection first, and of its end then.
+                self.gaplic.contain(error, self, None)
+                self._poller.defer(lambda: self._failed_delivery(None))

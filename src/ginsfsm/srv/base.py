@@ -1,0 +1,246 @@
+"""ServerBase: the parameters of a server, its books, and what its connections share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+
+from ginsfsm.c_sock import EV_CONNECTED, EV_RX_DATA, EV_RX_FRAME, GSock
+from ginsfsm.errors import GConfigError, GObjError
+from ginsfsm.event import Event
+from ginsfsm.gconfig import Config, param, statistic
+from ginsfsm.gobj import GObj
+from ginsfsm.net.addresses import format_address
+from ginsfsm.net.admission import Admission, Limits, limits_faults
+from ginsfsm.net.certificate_watch import CertificateWatch
+from ginsfsm.net.ledger import Ledger
+from ginsfsm.net.networks import Networks, read_networks
+from ginsfsm.sock.base import SockBase, set_options
+from ginsfsm.sock.reception import Reception
+from ginsfsm.srv.events import EV_ALARM, EV_DRAINED, EV_DRAINING, EV_REFUSED
+from ginsfsm.srv.listener import Listener
+from ginsfsm.srv.sessions import Sessions
+
+if TYPE_CHECKING:
+    from ginsfsm.clock import TimerHandle
+
+__all__ = ["ServerBase"]
+
+FIXED: Final = frozenset(
+    {"subscriber", "host", "port", "ports", "use_multi_ports", "backlog", "session"}
+)
+"""Parameters that say where and for whom the server listens, which is settled in `start_up`."""
+
+LIMITS: Final = frozenset(Limits.__dataclass_fields__)
+
+
+class ServerBase(GSock):
+    """What a server is, besides its machine."""
+
+    class config(GSock.config):
+        """Where to listen, whom to let in; and, inherited, the parameters of the connections."""
+
+        subscriber: GObj | None = param(None, "subscriber of all output events; None is the parent")
+        host: str = param("", "server host (ip or name); '' is every interface")
+        port: int = param(
+            0, "server port; 0 takes a free one, which then stands here", ge=0, le=65535
+        )
+        ports: tuple[int, ...] = param((), "ports to try with use_multi_ports, in order")
+        use_multi_ports: bool = param(False, "listen on the first free one of the ports")
+        ssl_options: dict[str, Any] = param({}, "ssl options")
+        watch_certificates: float = param(
+            0.0, "seconds between two looks whether the files of ssl_options changed; 0 is never",
+            ge=0,
+        )  # fmt: skip
+        backlog: int = param(1024, "connections that may wait to be accepted", ge=1, le=65535)
+        session: type[GObj] | None = param(
+            None, "gclass of the gobj that is made for each connection, and owns it"
+        )
+        session_parameters: dict[str, Any] = param({}, "values for the session's parameters")
+        max_connections: int = param(0, "connections open at one time; 0 is no limit", ge=0)
+        overflow: str = param(
+            "backlog",
+            "where there are max_connections: leave who comes in the queue, or turn away",
+            choices=("backlog", "reject"),
+        )
+        reject_data: bytes = param(b"", "what one that is turned away is sent; not with TLS")
+        max_connections_per_ip: int = param(
+            0, "connections open at one time from one address (IPv6: /64); 0 is no limit", ge=0
+        )
+        accept_rate: float = param(0.0, "new connections a second; 0 is no limit", ge=0)
+        accept_burst: int = param(0, "how many may come at once; 0 is a second's worth", ge=0)
+        accept_rate_per_ip: float = param(
+            0.0, "new connections a second from one address; 0 is no limit", ge=0
+        )
+        accept_burst_per_ip: int = param(
+            0, "how many may come at once from one address; 0 is a second's worth", ge=0
+        )
+        allow: tuple[str, ...] = param((), "networks that may come in; () is everybody")
+        deny: tuple[str, ...] = param((), "networks that may not, whatever allow says")
+        alarm_connections: int = param(0, "connections at which EV_ALARM comes; 0 is never", ge=0)
+        alarm_cooldown: float = param(60.0, "seconds between two EV_ALARM", ge=0)
+        n_gsocks: int = statistic(0, "server statistic: number of gsocks open")
+
+        def _is_server(self) -> bool:
+            return True
+
+        def misfits(self) -> Iterator[str]:
+            yield from super().misfits()
+            if self.use_multi_ports and not self.ports:
+                yield "ports: use_multi_ports=True expects at least one port to try, got ()"
+            for port in self.ports:
+                if not 0 <= port <= 65535:
+                    yield f"ports: expected ports from 0 to 65535, got {port}"
+            yield from limits_faults(self._limits())
+            if self.session_parameters and self.session is None:
+                yield "session_parameters: there is no session that they could be for"
+
+        def _limits(self) -> Limits:
+            return Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})
+
+    _SERVER_SIDE: ClassVar[bool] = True
+
+    outputs: Sequence[type[Event]] = (
+        *GSock.outputs,
+        EV_ALARM,
+        EV_DRAINED,
+        EV_DRAINING,
+        EV_REFUSED,
+    )
+
+    __slots__ = (
+        "_alarm_at",
+        "_children_config",
+        "_count",
+        "_drain",
+        "_guarded",
+        "_listeners",
+        "_look",
+        "_no_room_at",
+        "_room",
+        "_shared",
+        "_watch_of_files",
+        "ledger",
+    )
+
+    ledger: Ledger[SockBase]
+    _listeners: tuple[Listener, ...]
+    _count: int
+    _guarded: bool
+    """Whether anything decides who may come in; without, an accept need not ask."""
+    _no_room_at: float
+    _alarm_at: float
+    _drain: TimerHandle | None
+    _room: TimerHandle | None
+    _look: TimerHandle | None
+    _watch_of_files: CertificateWatch
+    _children_config: Config
+    _shared: Reception
+
+    def _prepare(self) -> None:
+        """Everything but the sockets; may raise."""
+        # Before anything that can fail: `go_out` looks at them.
+        self._look = self._drain = self._room = None
+        self._listeners = ()
+        self._watch_of_files = CertificateWatch()
+        self._count = 0
+        self._no_room_at = self._alarm_at = float("-inf")
+        self.ledger = Ledger()
+        self._shared = Reception(self.path, self.ledger, Admission(self._limits()))
+        super().start_up()
+        self._shared.tls_source = self._tls_source
+        self._check_subscriber()
+        session = self.config.session
+        if session is not None:
+            sessions = Sessions(
+                session, self.config.session_parameters, self._subscriber, self.name
+            )
+            self._shared.make_session = sessions.make
+        self._prepare_children()
+
+    def _written(self, names: frozenset[str]) -> None:
+        """Act on new values. Whatever may raise comes first, so that nothing is done by halves."""
+        fixed = sorted(names & FIXED)
+        if fixed:
+            raise GConfigError(
+                f"{self.path}: {', '.join(fixed)}: cannot change while the server listens; "
+                "destroy it and make it again, its connections live on"
+            )
+        if "session_parameters" in names and self.config.session is not None:
+            sessions = Sessions(
+                self.config.session, self.config.session_parameters, self._subscriber, self.name
+            )
+            self._shared.make_session = sessions.make
+        before = self._tls_source
+        super().parameters_written(names)
+        if before is not None and self._tls_source not in (None, before):
+            # The same one for those who have it already: the next reload is for them too.
+            assert self._tls_source is not None
+            before.tls = self._tls_source.tls
+            self._tls_source = before
+        self._shared.tls_source = self._tls_source
+        self._prepare_children()
+        if names & LIMITS:
+            self._change_limits()
+        for listener in self._listeners:
+            set_options(listener.sock, self.config)
+
+    def _limits(self) -> Limits:
+        return cast(Any, self.config)._limits()  # type: ignore[no-any-return]
+
+    def _change_limits(self) -> None:
+        admission = self._shared.admission
+        was_active = admission.active
+        admission.change(self._limits(), self.gaplic.time())
+        if admission.active and not was_active:
+            # Those who came in while nobody counted are counted from now on.
+            for gsock in self.ledger:
+                if gsock._place is None and gsock._counts_by_address:
+                    gsock._place = admission.enter(gsock.peername[0])
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses that it listens on, as people write them: `"127.0.0.1:7000"`."""
+        return tuple(format_address(one.sock.getsockname()) for one in self._listeners)
+
+    @property
+    def _own_config(self) -> Config:
+        return cast(Config, self.config)
+
+    @property
+    def _subscriber(self) -> GObj:
+        return self.config.subscriber or self.parent
+
+    def _check_subscriber(self) -> None:
+        session = self.config.session
+        gclass = type(self._subscriber) if session is None else session
+        accepted = gclass.compiled.accepted
+        if not {EV_CONNECTED, EV_RX_DATA, EV_RX_FRAME} & set(accepted):
+            who = (
+                f"its subscriber {self._subscriber.path} ({gclass.__name__})"
+                if session is None
+                else f"its session {gclass.__name__}"
+            )
+            raise GObjError(
+                f"{self.path}: {who} has neither EV_CONNECTED nor EV_RX_DATA nor EV_RX_FRAME in "
+                "any state, so it could not serve a client; add the rows, or give another one"
+            )
+
+    def _prepare_children(self) -> None:
+        """What all connections share is made once, so that none pays for it."""
+        shared: Mapping[str, object] = {
+            name: getattr(self.config, name)
+            for name in GSock.config._params
+            if name not in ("subscriber", "host", "port", "ssl_options")
+        }
+        owner = f"{self.path}, its connections"
+        self._children_config = self.gaplic.configure(GSock, "", owner, shared)
+        trusted, _ = read_networks("proxy_trusted", self.config.proxy_trusted)
+        self._shared.trusted = Networks(trusted) if self.config.proxy_protocol != "off" else None
+        config = self.config
+        limits = self._limits()
+        self._guarded = bool(
+            limits != Limits(accept_burst=limits.accept_burst)
+            or self._shared.trusted is not None
+            or config.alarm_connections
+        )

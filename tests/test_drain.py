@@ -1,0 +1,670 @@
+"""EV_PAUSE_ACCEPT, EV_RESUME_ACCEPT and EV_DRAIN, on real sockets and on both loops."""
+
+import errno
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from conftest import RunAsync
+from ginsfsm import Event, GAplic, GObj, on
+from ginsfsm.c_sock import (
+    EV_CONNECTED,
+    EV_DISCONNECTED,
+    EV_DROP,
+    EV_RX_DATA,
+    EV_SEND_DATA,
+)
+from ginsfsm.c_srv_sock import (
+    EV_DRAIN,
+    EV_DRAINED,
+    EV_DRAINING,
+    EV_PAUSE_ACCEPT,
+    EV_REFUSED,
+    EV_RESUME_ACCEPT,
+    GServerSock,
+)
+from secure import dial, server_options
+from servers import Keeper, connect, read_to_end, until, write
+from sockets import turns
+
+
+class Drainer(Keeper):
+    """Hears of the drain as well, and does then what the test says."""
+
+    def start_up(self) -> None:
+        super().start_up()
+        self.on_draining: Any = lambda: None
+        self.on_connected: Any = lambda: None
+
+    def ac_connected(self, event: EV_CONNECTED) -> None:
+        self.heard.append(event)
+        self.on_connected()
+
+    def ac_draining(self, event: EV_DRAINING) -> None:
+        self.heard.append(event)
+        self.on_draining()
+
+    @property
+    def kinds(self) -> list[str]:
+        return [type(event).__name__ for event in self.heard]
+
+    machine = {
+        "ST_IDLE": [
+            on(EV_CONNECTED, ac_connected),
+            on(EV_RX_DATA, Keeper.ac_keep),
+            on(EV_DISCONNECTED, Keeper.ac_gone),
+            on(EV_DRAINING, ac_draining),
+            on(EV_DRAINED, Keeper.ac_keep),
+            on(EV_REFUSED, Keeper.ac_keep),
+        ],
+    }
+
+
+class Session(GObj):
+    """Says good-bye when the server drains; what it hears stands in the list of its parent."""
+
+    def start_up(self) -> None:
+        self.gsock: GObj | None = None
+
+    def note(self, event: Event) -> None:
+        self.parent.heard.append(event)
+
+    def ac_connected(self, event: EV_CONNECTED) -> None:
+        self.note(event)
+        self.gsock = event.source
+
+    def ac_draining(self, event: EV_DRAINING) -> None:
+        self.note(event)
+        assert self.gsock is not None
+        self.send_event(self.gsock, EV_SEND_DATA(b"bye"))
+        self.send_event(self.gsock, EV_DROP())
+
+    machine = {
+        "ST_IDLE": [
+            on(EV_CONNECTED, ac_connected),
+            on(EV_RX_DATA, note),
+            on(EV_DRAINING, ac_draining),
+            on(EV_DISCONNECTED, note),
+        ],
+    }
+
+
+class AbruptSession(Session):
+    """Aborts its connection when the server drains."""
+
+    def ac_abort(self, event: EV_DRAINING) -> None:
+        self.note(event)
+        assert self.gsock is not None
+        self.send_event(self.gsock, EV_DROP(abort=True))
+
+    machine = {
+        "ST_IDLE": [
+            on(EV_CONNECTED, Session.ac_connected),
+            on(EV_DRAINING, ac_abort),
+            on(EV_DISCONNECTED, Session.note),
+        ],
+    }
+
+
+class Deaf(GObj):
+    """Has a row for what comes, and for nothing else."""
+
+    machine = {"ST_IDLE": [on(EV_RX_DATA, None)]}
+
+
+@pytest.fixture
+def app() -> GAplic:
+    return GAplic("app")
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def start(app: GAplic, **parameters: Any) -> tuple[Drainer, GServerSock]:
+    drainer = app.create_gobj("drainer", Drainer, app)
+    server = app.create_gobj(
+        "server", GServerSock, app, **{"host": "127.0.0.1", "subscriber": drainer, **parameters}
+    )
+    return drainer, server
+
+
+class Exhausted:
+    """A listening socket that runs into these errors first."""
+
+    def __init__(self, sock: Any, *errors: int) -> None:
+        self.sock = sock
+        self.errors = list(errors)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+    def _accept(self) -> Any:
+        if self.errors:
+            number = self.errors.pop(0)
+            if number:
+                raise OSError(number, "made up")
+        return self.sock._accept()
+
+
+def exhaust(server: GServerSock, *errors: int) -> Exhausted:
+    (listener,) = server._listeners
+    listener.sock = exhausted = Exhausted(listener.sock, *errors)  # type: ignore[assignment]
+    return exhausted
+
+
+class TestPausing:
+    def test_who_comes_in_a_pause_waits_and_is_served_afterwards(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app)
+
+        async def main() -> None:
+            async with app:
+                app.send_event(server, EV_PAUSE_ACCEPT())
+                app.send_event(server, EV_PAUSE_ACCEPT())
+                assert server.state == "ST_PAUSED"
+                clients = [opened.enter_context(connect(server)) for _ in range(5)]
+                for number, client in enumerate(clients):
+                    await write(client, b"%d" % number)
+                await turns(50)
+                assert drainer.heard == []
+                assert len(app.poller) == 0
+                app.send_event(server, EV_RESUME_ACCEPT())
+                await until(lambda: len(drainer.of(EV_RX_DATA)) == 5)
+                assert sorted(one.data for one in drainer.of(EV_RX_DATA)) == [
+                    b"0", b"1", b"2", b"3", b"4",
+                ]  # fmt: skip
+                app.send_event(server, EV_RESUME_ACCEPT())
+                assert server.state == "ST_LISTENING"
+
+        run_async(main)
+
+    def test_those_who_are_there_go_on_in_a_pause(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app)
+
+        async def main() -> None:
+            async with app:
+                client = opened.enter_context(connect(server))
+                await until(lambda: drainer.gsocks)
+                app.send_event(server, EV_PAUSE_ACCEPT())
+                await write(client, b"ping")
+                await until(lambda: drainer.of(EV_RX_DATA))
+                client.close()
+                await until(lambda: drainer.of(EV_DISCONNECTED))
+                # A connection that closed makes room, which is no reason to go on.
+                assert server.state == "ST_PAUSED"
+                assert server.config.n_gsocks == 0
+
+        run_async(main)
+
+    def test_a_pause_where_there_is_no_room(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app)
+        exhaust(server, errno.EMFILE)
+
+        async def main() -> None:
+            async with app:
+                opened.enter_context(connect(server))
+                await until(lambda: server.state == "ST_NO_ROOM")
+                app.send_event(server, EV_PAUSE_ACCEPT())
+                begin = time.monotonic()
+                # Past the time at which it would have tried again.
+                await until(lambda: time.monotonic() > begin + 0.15)
+                assert server.state == "ST_PAUSED"
+                app.send_event(server, EV_RESUME_ACCEPT())
+                await until(lambda: drainer.gsocks)
+
+        run_async(main)
+
+    def test_pause_and_resume_where_it_is_full(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app, max_connections=1)
+
+        async def main() -> None:
+            async with app:
+                first = opened.enter_context(connect(server))
+                second = opened.enter_context(connect(server))
+                await write(second, b"second")
+                await until(lambda: server.state == "ST_FULL")
+                app.send_event(server, EV_RESUME_ACCEPT())
+                assert server.state == "ST_FULL"
+                app.send_event(server, EV_PAUSE_ACCEPT())
+                app.send_event(server, EV_RESUME_ACCEPT())
+                await until(lambda: server.state == "ST_FULL")
+                assert len(drainer.gsocks) == 1
+                first.close()
+                await until(lambda: drainer.of(EV_RX_DATA))
+                assert server.config.n_gsocks == 1
+
+        run_async(main)
+
+
+async def in_state(
+    name: str, app: GAplic, server: GServerSock, drainer: Drainer, opened: ExitStack
+) -> int:
+    """Bring the server there; how many of its clients wait in the queue then."""
+    if name == "ST_PAUSED":
+        app.send_event(server, EV_PAUSE_ACCEPT())
+        opened.enter_context(connect(server))
+    elif name == "ST_NO_ROOM":
+        exhaust(server, errno.EMFILE)
+        opened.enter_context(connect(server))
+    elif name in ("ST_FULL", "ST_THROTTLED"):
+        opened.enter_context(connect(server))
+        opened.enter_context(connect(server))
+    await until(lambda: server.state == name)
+    return 0 if name == "ST_LISTENING" else 1
+
+
+STATES = {
+    "ST_LISTENING": {},
+    "ST_PAUSED": {},
+    "ST_NO_ROOM": {},
+    "ST_FULL": {"max_connections": 1},
+    "ST_THROTTLED": {"accept_rate": 0.001, "accept_burst": 1},
+}
+
+
+class TestDraining:
+    @pytest.mark.parametrize("state", STATES)
+    def test_in_every_state(
+        self, state: str, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app, **STATES[state])
+        port = server.config.port
+
+        async def main() -> None:
+            async with app:
+                waiting = await in_state(state, app, server, drainer, opened)
+                before = len(drainer.gsocks)
+                app.send_event(server, EV_DRAIN())
+                # Everything that the listener had was settled in that one call, and it is closed.
+                assert server.addresses == ()
+                with pytest.raises(ConnectionRefusedError):
+                    socket.create_connection(("127.0.0.1", port))
+                ledger = server.ledger
+                assert ledger.accepted - before + ledger.refused == waiting
+                assert drainer.of(EV_DRAINING)[0].source is server
+                for gsock in drainer.gsocks:
+                    drainer.send_event(gsock, EV_DROP(abort=True))
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert drainer.kinds[-1] == "EV_DRAINED"
+                assert [one.remaining for one in drainer.of(EV_DRAINED)] == [0]
+                assert len(drainer.of(EV_DRAINING)) == 1
+                assert server.state == "ST_CLOSED"
+                assert drainer.gsocks == []
+                assert len(app.poller) == 0
+
+        run_async(main)
+
+    def test_nobody_is_there(self, app: GAplic, run_async: RunAsync) -> None:
+        drainer, server = start(app)
+
+        async def main() -> None:
+            async with app:
+                app.send_event(server, EV_DRAIN())
+                # Told later, so that whoever asked has its send_event behind it.
+                assert drainer.kinds == ["EV_DRAINING"]
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert drainer.of(EV_DRAINED)[0].remaining == 0
+                for event in (EV_DRAIN(), EV_PAUSE_ACCEPT(), EV_RESUME_ACCEPT()):
+                    app.send_event(server, event)
+                await turns()
+                assert drainer.kinds == ["EV_DRAINING", "EV_DRAINED"]
+                assert server.state == "ST_CLOSED"
+
+        run_async(main)
+
+    def test_the_end_comes_when_the_last_has_gone(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app)
+
+        async def main() -> None:
+            async with app:
+                clients = [opened.enter_context(connect(server)) for _ in range(3)]
+                await until(lambda: len(drainer.gsocks) == 3)
+                app.send_event(server, EV_DRAIN())
+                for left in (2, 1):
+                    clients.pop().close()
+                    await until(lambda left=left: len(drainer.gsocks) == left)
+                    await turns()
+                    assert not drainer.of(EV_DRAINED)
+                # Who stays is served as before.
+                await write(clients[0], b"one more thing")
+                await until(lambda: drainer.of(EV_RX_DATA))
+                clients.pop().close()
+                await until(lambda: drainer.of(EV_DRAINED))
+                # The last word of all: behind the end of the last connection.
+                assert drainer.kinds[-2:] == ["EV_DISCONNECTED", "EV_DRAINED"]
+                assert drainer.of(EV_DRAINED)[0].remaining == 0
+
+        run_async(main)
+
+    def test_the_deadline_aborts_exactly_those_that_are_left(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app)
+
+        async def main() -> None:
+            async with app:
+                clients = [opened.enter_context(connect(server)) for _ in range(5)]
+                await until(lambda: len(drainer.gsocks) == 5)
+                begin = time.monotonic()
+                app.send_event(server, EV_DRAIN(timeout=0.2))
+                clients.pop().close()
+                clients.pop().close()
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert 0.19 < time.monotonic() - begin < 2
+                assert [one.remaining for one in drainer.of(EV_DRAINED)] == [3]
+                reasons = [one.reason for one in drainer.of(EV_DISCONNECTED)]
+                assert reasons == ["peer", "peer", "drained", "drained", "drained"]
+                assert drainer.kinds[-1] == "EV_DRAINED"
+                assert server.config.n_gsocks == 0
+                for client in clients:
+                    assert await read_to_end(client) == b""
+
+        run_async(main)
+
+    def test_without_time_all_are_aborted_at_once(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app)
+
+        async def main() -> None:
+            async with app:
+                for _ in range(3):
+                    opened.enter_context(connect(server))
+                await until(lambda: len(drainer.gsocks) == 3)
+                app.send_event(server, EV_DRAIN(timeout=0))
+                assert server.state == "ST_CLOSED"
+                assert server.config.n_gsocks == 0
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert drainer.kinds[3:] == [
+                    "EV_DRAINING", *["EV_DISCONNECTED"] * 3, "EV_DRAINED",
+                ]  # fmt: skip
+                assert drainer.of(EV_DRAINED)[0].remaining == 3
+
+        run_async(main)
+
+    @pytest.mark.parametrize("again", [0, 0.1])
+    def test_a_second_one_changes_the_deadline(
+        self, again: float, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app)
+
+        async def main() -> None:
+            async with app:
+                opened.enter_context(connect(server))
+                await until(lambda: drainer.gsocks)
+                app.send_event(server, EV_DRAIN())
+                app.send_event(server, EV_DRAIN(timeout=again))
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert len(drainer.of(EV_DRAINING)) == 1
+                assert [one.remaining for one in drainer.of(EV_DRAINED)] == [1]
+
+        run_async(main)
+
+    def test_whoever_waits_in_the_queue_is_still_served(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app)
+
+        async def main() -> None:
+            async with app:
+                clients = [opened.enter_context(connect(server)) for _ in range(100)]
+                for client in clients:
+                    assert client.send(b"hello") == 5
+                # The loop has not turned: they are in the kernel's queue, all of them.
+                app.send_event(server, EV_DRAIN())
+                await until(lambda: len(drainer.of(EV_RX_DATA)) == 100)
+                for event in drainer.of(EV_RX_DATA):
+                    drainer.send_event(event.source, EV_SEND_DATA(b"served"))
+                    drainer.send_event(event.source, EV_DROP())
+                for client in clients:
+                    assert await read_to_end(client) == b"served"
+                    client.close()
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert drainer.of(EV_DRAINED)[0].remaining == 0
+                assert server.ledger.accepted == 100
+
+        run_async(main)
+
+    @pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.EINTR])
+    def test_one_that_failed_in_the_queue_takes_no_other_along(
+        self, number: int, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app)
+
+        async def main() -> None:
+            async with app:
+                exhaust(server, 0, number, 0, number)
+                for _ in range(3):
+                    opened.enter_context(connect(server))
+                app.send_event(server, EV_DRAIN())
+                assert len(drainer.gsocks) == 3
+
+        run_async(main)
+
+    def test_no_descriptor_is_left(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        drainer, server = start(app)
+
+        async def main() -> None:
+            async with app:
+                exhaust(server, 0, errno.EMFILE)
+                first = opened.enter_context(connect(server))
+                second = opened.enter_context(connect(server))
+                app.send_event(server, EV_DRAIN())
+                assert server.state == "ST_DRAINING"
+                assert len(drainer.gsocks) == 1
+                # Nobody could take it: it learns so at once instead of waiting for ever.
+                assert await read_to_end(second) == b""
+                first.close()
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert drainer.of(EV_DRAINED)[0].remaining == 0
+
+        run_async(main)
+
+    def test_those_who_drop_when_they_hear_of_it(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app)
+
+        def good_bye() -> None:
+            for gsock in drainer.gsocks:
+                drainer.send_event(gsock, EV_DROP(abort=True))
+
+        async def main() -> None:
+            async with app:
+                drainer.on_draining = good_bye
+                for _ in range(3):
+                    opened.enter_context(connect(server))
+                await until(lambda: len(drainer.gsocks) == 3)
+                app.send_event(server, EV_DRAIN())
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert drainer.kinds[3:] == [
+                    "EV_DRAINING", *["EV_DISCONNECTED"] * 3, "EV_DRAINED",
+                ]  # fmt: skip
+
+        run_async(main)
+
+    def test_it_raises_when_it_hears_of_it(
+        self, app: GAplic, run_async: RunAsync, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        drainer, server = start(app)
+
+        def fail() -> None:
+            raise ZeroDivisionError("its own fault")
+
+        async def main() -> None:
+            async with app:
+                drainer.on_draining = fail
+                app.send_event(server, EV_DRAIN())
+                await until(lambda: drainer.of(EV_DRAINED))
+
+        run_async(main)
+        assert "its own fault" in caplog.text
+
+    @pytest.mark.parametrize("when", ["EV_CONNECTED", "EV_DRAINING", "later", "EV_DRAINED"])
+    def test_the_server_is_destroyed(
+        self, when: str, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app)
+
+        async def main() -> None:
+            async with app:
+                client = opened.enter_context(connect(server))
+                await until(lambda: drainer.gsocks)
+                if when == "EV_CONNECTED":
+                    # In the queue, and accepted by the drain.
+                    opened.enter_context(connect(server))
+                    drainer.on_connected = lambda: app.destroy_gobj(server)
+                if when == "EV_DRAINING":
+                    drainer.on_draining = lambda: app.destroy_gobj(server)
+                app.send_event(server, EV_DRAIN(timeout=0.05))
+                if when == "EV_DRAINED":
+                    await until(lambda: drainer.of(EV_DRAINED))
+                app.destroy_gobj(server)
+                if when == "EV_DRAINED":
+                    return
+                # Its connections live on, and nobody aborts them.
+                begin = time.monotonic()
+                await until(lambda: time.monotonic() > begin + 0.1)
+                await write(client, b"still here")
+                await until(lambda: drainer.of(EV_RX_DATA))
+                client.close()
+                await until(lambda: drainer.of(EV_DISCONNECTED))
+                assert not drainer.of(EV_DRAINED)
+
+        run_async(main)
+
+
+class TestHandshakes:
+    def test_one_that_is_under_way_is_finished(self, app: GAplic, run_async: RunAsync) -> None:
+        drainer, server = start(app, ssl_options=server_options())
+
+        async def main() -> None:
+            async with app:
+                with await dial(server) as client:
+                    await until(lambda: len(server.ledger))
+                    app.send_event(server, EV_DRAIN())
+                    assert drainer.kinds == ["EV_DRAINING"]
+                    await client.shake()
+                    await client.send(b"ping")
+                    await until(lambda: drainer.of(EV_RX_DATA))
+                    assert not drainer.of(EV_DRAINED)
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert drainer.of(EV_DRAINED)[0].remaining == 0
+
+        run_async(main)
+
+    def test_one_that_is_never_finished_is_aborted(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app, ssl_options=server_options())
+
+        async def main() -> None:
+            async with app:
+                client = opened.enter_context(connect(server))
+                await until(lambda: len(server.ledger))
+                app.send_event(server, EV_DRAIN(timeout=0.05))
+                await until(lambda: drainer.of(EV_DRAINED))
+                # Nobody had heard of it, so nobody hears of its end.
+                assert drainer.kinds == ["EV_DRAINING", "EV_DRAINED"]
+                assert drainer.of(EV_DRAINED)[0].remaining == 1
+                assert await read_to_end(client) == b""
+
+        run_async(main)
+
+    def test_one_that_fails_lets_the_drain_end(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app, ssl_options=server_options())
+
+        async def main() -> None:
+            async with app:
+                client = opened.enter_context(connect(server))
+                await until(lambda: len(server.ledger))
+                app.send_event(server, EV_DRAIN())
+                await write(client, b"GET / HTTP/1.0\r\n\r\n")
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert drainer.of(EV_DRAINED)[0].remaining == 0
+
+        run_async(main)
+
+    def test_a_session_made_meanwhile_is_told_at_once(
+        self, app: GAplic, run_async: RunAsync
+    ) -> None:
+        drainer, server = start(app, ssl_options=server_options(), session=Session)
+
+        async def main() -> None:
+            async with app:
+                with await dial(server) as client:
+                    await until(lambda: len(server.ledger))
+                    app.send_event(server, EV_DRAIN())
+                    await client.shake()
+                    assert await client.read_to_end() == (b"bye", "end")
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert drainer.kinds == [
+                    "EV_DRAINING", "EV_CONNECTED", "EV_DRAINING", "EV_DISCONNECTED", "EV_DRAINED",
+                ]  # fmt: skip
+
+        run_async(main)
+
+
+class TestSessions:
+    @pytest.mark.parametrize("gclass", [Session, AbruptSession])
+    def test_each_is_told_and_says_good_bye(
+        self, gclass: type[GObj], app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app, session=gclass)
+
+        async def main() -> None:
+            async with app:
+                clients = [opened.enter_context(connect(server)) for _ in range(4)]
+                await until(lambda: len(drainer.of(EV_CONNECTED)) == 3 or len(server.ledger) == 4)
+                app.send_event(server, EV_DRAIN())
+                for client in clients:
+                    assert await read_to_end(client) == (b"bye" if gclass is Session else b"")
+                    client.close()
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert drainer.of(EV_DRAINED)[0].remaining == 0
+                # To the subscriber, and to each session.
+                assert len(drainer.of(EV_DRAINING)) == 5
+                assert drainer.kinds[-5:] == [*["EV_DISCONNECTED"] * 4, "EV_DRAINED"]
+                assert drainer.children == {}
+
+        run_async(main)
+
+    def test_those_who_do_not_listen_are_aborted(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        drainer, server = start(app, session=Deaf)
+
+        async def main() -> None:
+            async with app:
+                for _ in range(2):
+                    opened.enter_context(connect(server))
+                await until(lambda: len(server.ledger) == 2)
+                app.send_event(server, EV_DRAIN(timeout=0.05))
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert drainer.kinds == ["EV_DRAINING", "EV_DRAINED"]
+                assert drainer.of(EV_DRAINED)[0].remaining == 2
+                assert drainer.children == {}
+
+        run_async(main)
+        assert [one for one in caplog.records if one.levelno >= logging.WARNING] == []
