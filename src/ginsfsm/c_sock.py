@@ -50,8 +50,8 @@ from ginsfsm.event import Event
 from ginsfsm.net.addresses import format_address
 from ginsfsm.net.ledger import Ledger
 from ginsfsm.net.reason import Reason, reason_of
+from ginsfsm.net.tls_failure import failure
 from ginsfsm.net.tls_source import TlsSource
-from ginsfsm.net.tls_stream import failure
 from ginsfsm.net.unacknowledged import is_acknowledged
 from ginsfsm.poller import READ, WRITE
 from ginsfsm.row import after, on
@@ -490,7 +490,6 @@ class GSock(Securing):
             on(EV_DROP,              ac_abort,                 "ST_DISCONNECTED", when=can_stop),
             on(EV_DROP,              ac_later,                                    when=is_upgrade),
             on(EV_DROP,              Securing.ac_stop_shake,   "ST_DISCONNECTED"),
-            on(EV_FAILED,            Securing.ac_not_upgraded, "ST_DISCONNECTED", when=is_upgrade),
             on(EV_FAILED,            Securing.ac_not_secured,  "ST_DISCONNECTED"),
             after("handshake_timeout", Securing.ac_too_slow,     "ST_DISCONNECTED"),
         ],

@@ -30,7 +30,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from ginsfsm.c_sock import EV_CONNECTED, EV_RX_DATA, GSock
 from ginsfsm.errors import GConfigError, GObjError
@@ -190,8 +190,7 @@ class GServerSock(GSock):
         backlog: int = param(1024, "connections that may wait to be accepted", ge=1, le=65535)
         n_gsocks: int = statistic(0, "server statistic: number of gsocks open")
 
-        def _is_server(self) -> bool:
-            return True
+        _server_side = True
 
         def misfits(self) -> Iterator[str]:
             yield from super().misfits()
@@ -200,8 +199,6 @@ class GServerSock(GSock):
             for port in self.ports:
                 if not 0 <= port <= 65535:
                     yield f"ports: expected ports from 0 to 65535, got {port}"
-
-    _SERVER_SIDE: ClassVar[bool] = True
 
     __slots__ = (
         "_accepted",
@@ -428,10 +425,6 @@ class GServerSock(GSock):
             source.tls = fresh.tls
         except GConfigError as error:
             logger.error("not reloaded, the certificates from before serve on: %s", error)
-            return False
-        except Exception:
-            # A function of the user's that makes the context.
-            logger.exception("%s: not reloaded, the context from before serves on", self.path)
             return False
         logger.info("%s: TLS reloaded%s", self.path, _dates(self.certificates))
         self._warn_of_new()

@@ -7,7 +7,7 @@ import logging
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ginsfsm.event import Event
 from ginsfsm.gconfig import param
@@ -89,20 +89,18 @@ class SockBase(GObj):
             ge=0, le=32767,
         )  # fmt: skip
 
-        def _is_server(self) -> bool:
-            return False
+        _server_side = False
+        """Which side of the handshake it takes; not a parameter."""
 
         def misfits(self) -> Iterator[str]:
             if self.ssl_options:
-                for fault in option_faults(self.ssl_options, server_side=self._is_server()):
+                for fault in option_faults(self.ssl_options, server_side=self._server_side):
                     yield f"ssl_options: {fault}"
             if self.tx_low_water > self.tx_high_water:
                 yield (
                     f"tx_low_water: expected at most tx_high_water ({self.tx_high_water}), "
                     f"got {self.tx_low_water}"
                 )
-
-    _SERVER_SIDE: ClassVar[bool] = False
 
     outputs: Sequence[type[Event]] = (
         EV_CONNECTED,
