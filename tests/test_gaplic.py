@@ -552,7 +552,7 @@ def test_other_signals_call_back_as_often_as_they_come(
         process.send_signal(number)
         out, err = process.communicate(timeout=DEADLINE)
     # What the callback raised is contained and logged.
-    assert "ValueError: of the test" in err
+    assert "a signal raised ValueError: of the test" in err
     assert (out, process.returncode) == ("returned 1\n", 0)
 
 

@@ -54,7 +54,7 @@ from ginsfsm.net.framing import FrameError
 from ginsfsm.net.proxy_binary import SIGNATURE
 from ginsfsm.net.proxy_line import LINE_START
 from ginsfsm.net.reason import Reason, reason_of
-from ginsfsm.net.tls_stream import failure
+from ginsfsm.net.tls_failure import failure
 from ginsfsm.net.unacknowledged import is_acknowledged
 from ginsfsm.poller import READ, WRITE
 from ginsfsm.row import after, on
@@ -560,7 +560,6 @@ class GSock(Lasting):
             on(EV_DROP,              ac_abort,                 "ST_DISCONNECTED", when=can_stop),
             on(EV_DROP,              ac_later,                                    when=is_upgrade),
             on(EV_DROP,              Securing.ac_stop_shake,   "ST_DISCONNECTED"),
-            on(EV_FAILED,            Securing.ac_not_upgraded, "ST_DISCONNECTED", when=is_upgrade),
             on(EV_FAILED,            Securing.ac_not_secured,  "ST_DISCONNECTED"),
             on(EV_EXPIRED,           Securing.ac_too_slow,     "ST_DISCONNECTED"),
         ],

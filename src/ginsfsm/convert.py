@@ -17,6 +17,9 @@ from typing import Any, Final
 
 import msgspec
 
+from ginsfsm.net.words import cut
+from ginsfsm.net.words import kind as kind_of_object
+
 __all__ = ["Text", "convert", "kind", "members", "plain", "shown", "type_words"]
 
 _BUFFERS: Final = (bytes, bytearray, memoryview)
@@ -143,13 +146,13 @@ def shown(value: object) -> str:
     if value is None:
         return "None"
     if isinstance(value, Text):
-        return f"the text {_cut(repr(str(value)))}"
+        return f"the text {cut(repr(str(value)))}"
     if isinstance(value, (bool, int, float, str, bytes)):
-        return f"{_cut(repr(value))} ({type(value).__name__})"
+        return f"{cut(repr(value))} ({type(value).__name__})"
     if isinstance(value, (tuple, list)) and all(
         one is None or isinstance(one, (bool, int, float, str, bytes)) for one in value
     ):
-        return f"{_cut(repr(value))} ({type(value).__name__})"
+        return f"{cut(repr(value))} ({type(value).__name__})"
     return kind(value)
 
 
@@ -157,9 +160,4 @@ def kind(value: object) -> str:
     """What sort of thing a value is, in an error's words: `an int`, `the class Echo`, `None`."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    name = "None" if value is None else type(value).__name__
-    return name if value is None else f"an {name}" if name[0] in "aeiouAEIOU" else f"a {name}"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
+    return kind_of_object(value)

@@ -56,12 +56,7 @@ class _StateTimeout:
         self.run = run
 
     def __call__(self) -> None:
-        gobj = self.gobj
-        if not gobj.destroyed:
-            try:
-                self.run(gobj)
-            except Exception as error:
-                gobj.gaplic.contain(error, gobj, None, "a timer")
+        self.gobj.gaplic._run_contained(self.gobj, partial(self.run, self.gobj))
 
 
 class GAplic(GObj):
@@ -257,7 +252,7 @@ class GAplic(GObj):
 
         if threading.current_thread() is threading.main_thread():
             wanted: dict[int, Callable[[], object]] = {
-                number: partial(self._run_contained, self, callback)
+                number: partial(self._run_contained, self, callback, "a signal")
                 for number, callback in self._signals.items()
             }
             wanted |= {number: partial(on_signal, number) for number in _STOP_SIGNALS}
@@ -572,13 +567,15 @@ class GAplic(GObj):
         if source is not None:
             source._failed_delivery(event)
 
-    def _run_contained(self, gobj: GObj, callback: Callable[[], object]) -> None:
+    def _run_contained(
+        self, gobj: GObj, callback: Callable[[], object], what: str = "a timer"
+    ) -> None:
         if gobj.destroyed:
             return
         try:
             callback()
         except Exception as error:
-            self.contain(error, gobj, None, "a timer")
+            self.contain(error, gobj, None, what)
 
     # -- what can be seen --------------------------------------------------------------------------
 

@@ -126,11 +126,7 @@ class Poller:
             for _ in range(COSTLY_CALLS):
                 if not self._costly:
                     break
-                callback = self._costly.popleft()
-                try:
-                    callback()
-                except Exception:
-                    logger.exception("a deferred call failed: %r", callback)
+                _call(self._costly.popleft())
                 if time.monotonic() >= end:
                     break
         finally:
@@ -154,12 +150,7 @@ class Poller:
                 if not self._deferred:
                     # One of them ended the gaplic.
                     break
-                callback = self._deferred.popleft()
-                try:
-                    callback()
-                except Exception:
-                    # A callback contains what its user raises; this is a fault of our own.
-                    logger.exception("a deferred call failed: %r", callback)
+                _call(self._deferred.popleft())
         finally:
             self._schedule_deferred()
 
@@ -177,6 +168,14 @@ class Poller:
             self.in_batch = False
             if self._deferred:
                 self._run_deferred()
+
+
+def _call(callback: Callable[[], None]) -> None:
+    try:
+        callback()
+    except Exception:
+        # A callback contains what its user raises; this is a fault of our own.
+        logger.exception("a deferred call failed: %r", callback)
 
 
 class EpollPoller(Poller):

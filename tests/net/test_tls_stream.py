@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 import certificates
 from ginsfsm.net.output import OutputQueue
-from ginsfsm.net.tls_stream import BURST, RECORD, WINDOW, TlsInfo, TlsStream, failure
+from ginsfsm.net.tls_failure import failure
+from ginsfsm.net.tls_info import TlsInfo
+from ginsfsm.net.tls_stream import BURST, RECORD, WINDOW, TlsStream
 from secure import (
     HANDSHAKE,
     V12,

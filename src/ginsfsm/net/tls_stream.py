@@ -31,8 +31,9 @@ from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 from ginsfsm.net.output import OutputQueue
+from ginsfsm.net.tls_info import TlsInfo
 
-__all__ = ["TlsInfo", "TlsOwner", "TlsStream", "failure"]
+__all__ = ["TlsOwner", "TlsStream"]
 
 RECORD: Final = 16 * 1024
 """Plain bytes of the largest record (RFC 8446, 5.1)."""
@@ -71,58 +72,6 @@ class TlsOwner(Protocol):
 
     def tls_read_again(self) -> None:
         """Call `pull` when what was returned has been delivered."""
-
-
-class TlsInfo:
-    """What two ends agreed on in a handshake."""
-
-    __slots__ = ("_object",)
-
-    def __init__(self, tls_object: ssl.SSLObject) -> None:
-        self._object = tls_object
-
-    @property
-    def protocol(self) -> str:
-        """The version: `"TLSv1.3"` or `"TLSv1.2"`."""
-        return self._object.version() or ""
-
-    @property
-    def cipher(self) -> str:
-        """The cipher suite, as OpenSSL names it: `"TLS_AES_256_GCM_SHA384"`."""
-        found = self._object.cipher()
-        return found[0] if found else ""
-
-    @property
-    def alpn(self) -> str | None:
-        """The protocol that ALPN settled on; None where either side did not ask."""
-        return self._object.selected_alpn_protocol()
-
-    @property
-    def server_name(self) -> str | None:
-        """The host name that the client asked for (SNI)."""
-        if self._object.server_side:
-            return getattr(self._object, "server_name", None)
-        return self._object.server_hostname
-
-    @property
-    def resumed(self) -> bool:
-        """Whether the session is one of before, by a ticket or its number."""
-        return bool(self._object.session_reused)
-
-    @property
-    def peer_certificate(self) -> bytes | None:
-        """The peer's certificate in DER form; None where it sent none."""
-        return self._object.getpeercert(binary_form=True)
-
-    def peer_certificate_fields(self) -> dict[str, Any]:
-        """The peer's certificate as `ssl.SSLSocket.getpeercert` gives it.
-
-        Empty where the peer sent none, or none was asked for to be verified.
-        """
-        return dict(self._object.getpeercert() or {})
-
-    def __repr__(self) -> str:
-        return f"<{self.protocol} {self.cipher}>"
 
 
 class TlsStream:
@@ -567,34 +516,6 @@ def _undecodable_names_dropped() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = before
-
-
-_FAILURES: Final = {
-    "HTTP_REQUEST": "plain HTTP came to the port of TLS",
-    "HTTPS_PROXY_REQUEST": "a plain HTTP CONNECT came to the port of TLS",
-    "WRONG_VERSION_NUMBER": "what came is no TLS",
-    "UNEXPECTED_MESSAGE": "what came does not belong into a handshake",
-    "NO_SHARED_CIPHER": "no cipher that both sides know",
-    "UNSUPPORTED_PROTOCOL": "no version of TLS that both sides know",
-    "NO_PROTOCOLS_AVAILABLE": "no version of TLS that both sides know",
-    "CALLBACK_FAILED": "the server name that the peer asked for is none",
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the peer sent no certificate",
-}
-"""What OpenSSL's words mean, where they do not say it."""
-
-
-def failure(error: BaseException | None) -> str:
-    """Why TLS failed, in words for a log."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the peer's certificate was refused: {error.verify_message}"
-    # One of our own has no attribute `reason`.
-    if isinstance(error, ssl.SSLError) and getattr(error, "reason", None):
-        alert = error.reason.partition("_ALERT_")[2]
-        if alert:
-            return f"the peer says {alert.lower().replace('_', ' ')} ({error.reason})"
-        said = _FAILURES.get(error.reason)
-        return f"{said} ({error.reason})" if said else error.reason.lower().replace("_", " ")
-    return str(error)
 
 
 def _gathered(pieces: Sequence[bytes | bytearray | memoryview], skip: int) -> memoryview:

@@ -8,7 +8,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ginsfsm.event import Event
 from ginsfsm.gconfig import param
@@ -121,12 +121,12 @@ class SockBase(GObj):
             ge=0, le=32767,
         )  # fmt: skip
 
-        def _is_server(self) -> bool:
-            return False
+        _server_side = False
+        """Which side of the handshake it takes; not a parameter."""
 
         def misfits(self) -> Iterator[str]:
             if self.ssl_options:
-                for fault in option_faults(self.ssl_options, server_side=self._is_server()):
+                for fault in option_faults(self.ssl_options, server_side=self._server_side):
                     yield f"ssl_options: {fault}"
             _, faults = read_networks("proxy_trusted", self.proxy_trusted)
             yield from faults
@@ -143,8 +143,6 @@ class SockBase(GObj):
                     f"tx_low_water: expected at most tx_high_water ({self.tx_high_water}), "
                     f"got {self.tx_low_water}"
                 )
-
-    _SERVER_SIDE: ClassVar[bool] = False
 
     outputs: Sequence[type[Event]] = (
         EV_CONNECTED,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from ginsfsm.errors import GConfigError, GObjError
@@ -14,9 +14,11 @@ from ginsfsm.net.addresses import format_address
 from ginsfsm.net.admission import Refusal
 from ginsfsm.net.output import OutputQueue
 from ginsfsm.net.reason import Reason, reason_of
-from ginsfsm.net.tls import SslOptions, TlsError, build_tls, option_faults
+from ginsfsm.net.tls import SslOptions, TlsError, build_tls
+from ginsfsm.net.tls_failure import failure
+from ginsfsm.net.tls_info import TlsInfo
 from ginsfsm.net.tls_source import TlsSource
-from ginsfsm.net.tls_stream import TlsInfo, TlsStream, failure
+from ginsfsm.net.tls_stream import TlsStream
 from ginsfsm.poller import READ, WRITE
 from ginsfsm.smachine import NOT_ACCEPTED, NotAccepted
 from ginsfsm.sock.base import RX_SIZE, SockBase
@@ -63,18 +65,15 @@ class Securing(Sending):
         if not options:
             return None
         cast(Config, self.config)._keep("ssl_options", SslOptions(options))
-        return self._tls_source_of(options, server_side=self._SERVER_SIDE)
-
-    def _options_error(self, faults: Sequence[str]) -> GConfigError:
-        told = [f"ssl_options: {fault}" for fault in faults]
-        return GConfigError(_report(f"{self.path} ({type(self).__name__})", told))
+        return self._tls_source_of(options, server_side=self.config._server_side)
 
     def _tls_source_of(self, options: Mapping[str, Any], *, server_side: bool) -> TlsSource:
         """Raises GConfigError that lists every fault."""
         try:
             tls = build_tls(options, server_side=server_side)
         except TlsError as error:
-            raise self._options_error(error.faults) from None
+            faults = [f"ssl_options: {fault}" for fault in error.faults]
+            raise GConfigError(_report(f"{self.path} ({type(self).__name__})", faults)) from None
         for warning in tls.warnings:
             logger.warning("%s: ssl_options: %s", self.path, warning)
         return TlsSource(tls)
@@ -153,10 +152,9 @@ class Securing(Sending):
         except OSError as error:
             self.send_event(self, EV_FAILED(reason_of(error), error))
             return
-        self._wait_for(self._mask & ~WRITE)
         if self._tx is not None and not self._tx.size and not self._tx.full:
             self._tx = None
-        self._wait_for(self._mask | READ)
+        self._wait_for(READ)
         if not tls.due:
             # Plain output stood before the first step.
             self._queue_for_shake(tls)
@@ -222,30 +220,25 @@ class Securing(Sending):
     def ac_not_secured(self, event: EV_FAILED) -> None:
         self._handshake_failed(event.reason, event.error)
 
-    def ac_not_upgraded(self, event: EV_FAILED) -> None:
-        self._log_failed_handshake(event.error)
-        self._close(event.reason)
-
     def ac_too_slow(self, _event: EV_EXPIRED) -> None:
         late = TimeoutError(f"not complete within {self.config.handshake_timeout} s")
-        if self._kept is not None:
-            self._log_failed_handshake(late)
-            self._close(Reason.TIMEOUT)
-        else:
-            self._handshake_failed(Reason.TIMEOUT, late)
+        self._handshake_failed(Reason.TIMEOUT, late)
 
     def ac_stop_shake(self, _event: EV_DROP) -> None:
-        if self._reception is None:
-            self._forget_opening(Reason.LOCAL)
-        else:
-            _destroy(self)
+        self._forget(Reason.LOCAL)
 
     def _handshake_failed(self, reason: Reason, error: Exception | None) -> None:
         self._log_failed_handshake(error)
+        if self._kept is not None:
+            self._close(reason)
+        else:
+            self._forget(reason)
+
+    def _forget(self, reason: Reason) -> None:
+        """It never was ready: a client's owner learns that, of an accepted one nobody has heard."""
         if self._reception is None:
             self._forget_opening(reason)
         else:
-            # Nobody has heard of it.
             _destroy(self)
 
     def _log_failed_handshake(self, error: Exception | None) -> None:
@@ -264,11 +257,7 @@ class Securing(Sending):
         received = bytes(octets(event.received, "bytes that were received"))
         source = self._tls_source
         if event.ssl_options:
-            server_side = self._reception is not None
-            faults = option_faults(event.ssl_options, server_side=server_side)
-            if faults:
-                raise self._options_error(faults)
-            source = self._tls_source_of(event.ssl_options, server_side=server_side)
+            source = self._tls_source_of(event.ssl_options, server_side=self._reception is not None)
         assert source is not None
         self.send_event(self, EV_UPGRADE(source, received + self._plain_rest()))
 

@@ -81,8 +81,7 @@ class ServerBase(GSock):
         alarm_cooldown: float = param(60.0, "seconds between two EV_ALARM", ge=0)
         n_gsocks: int = statistic(0, "server statistic: number of gsocks open")
 
-        def _is_server(self) -> bool:
-            return True
+        _server_side = True
 
         def misfits(self) -> Iterator[str]:
             yield from super().misfits()
@@ -97,8 +96,6 @@ class ServerBase(GSock):
 
         def _limits(self) -> Limits:
             return Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})
-
-    _SERVER_SIDE: ClassVar[bool] = True
 
     outputs: Sequence[type[Event]] = (
         *GSock.outputs,

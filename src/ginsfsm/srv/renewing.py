@@ -47,10 +47,6 @@ class Renewing(ServerBase):
         except GConfigError as error:
             logger.error("not reloaded, the certificates from before serve on: %s", error)
             return False
-        except Exception:
-            # A function of the user's that makes the context.
-            logger.exception("%s: not reloaded, the context from before serves on", self.path)
-            return False
         logger.info("%s: TLS reloaded%s", self.path, _dates(self.certificates))
         self._warn_of_new()
         return True
