@@ -2,18 +2,21 @@
 
 * `run_async` runs a coroutine on plain asyncio and again on uvloop. The test fails if the loop was
   told of an exception that nobody took.
+* Tests run in several processes. A test that measures is marked `alone`, and then it is.
 * No test may leave a socket or an epoll object open.
 * With `CI=true` in the environment a skipped test is a failure. A test that is skipped on every
   machine proves nothing, and nobody would notice.
 """
 
 import asyncio
+import fcntl
 import gc
 import os
 import shutil
 import signal
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +32,39 @@ def pytest_collection_finish() -> None:
     """What is there before the first test need not be looked at by each test's gc.collect()."""
     gc.collect()
     gc.freeze()
+
+
+# Which tests run at the same time
+
+
+class Turns:
+    """What the processes of one run share: many tests run at a time, or one that is `alone`.
+
+    A lock of the system that many may share, and a door before it: whoever waits to be alone
+    holds the door, or it would wait until the others have no tests left.
+    """
+
+    def __init__(self, run: str) -> None:
+        folder = Path(tempfile.gettempdir())
+        self.room = (folder / f"pytest-{run}.room").open("wb")
+        self.door = (folder / f"pytest-{run}.door").open("wb")
+
+    # Around everything else, so that no time-out of the test counts the wait.
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        alone = item.get_closest_marker("alone") is not None
+        fcntl.flock(self.door, fcntl.LOCK_EX)
+        fcntl.flock(self.room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(self.door, fcntl.LOCK_UN)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(self.room, fcntl.LOCK_UN)
+
+    def pytest_unconfigure(self) -> None:
+        for file in (self.room, self.door):
+            file.close()
+            Path(file.name).unlink(missing_ok=True)
 
 
 # When a test may skip
@@ -67,6 +103,9 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("CI", "").lower() not in ("", "0", "false"):
         config.pluginmanager.register(NoSkips(), "no-skips")
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if run is not None:
+        config.pluginmanager.register(Turns(run), "turns")
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,10 @@ from ginsfsm.c_sock import EV_CONNECTED, EV_DISCONNECTED, EV_RX_DATA, EV_SEND_DA
 from ginsfsm.c_srv_sock import GServerSock
 from probe import Child, Figures, Probe
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses /proc")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(sys.platform != "linux", reason="uses /proc"),
+]
 
 WORST = 50.0
 """Milliseconds that no message of the probe may take."""

@@ -231,7 +231,7 @@ FAULTS_OF_BOTH: list[tuple[dict[str, Any], str]] = [
     ({"do_handshake_on_connect": False}, "do_handshake_on_connect: the handshake is made before"),
     ({"do_handshake_on_connect": "no"}, "do_handshake_on_connect: expected True or False, got 'no"),
     ({"suppress_ragged_eofs": 1}, "suppress_ragged_eofs: expected True or False, got 1 (int)"),
-    ({"sock": object()}, "sock: ginsfsm opens its sockets itself"),
+    ({"sock": "a socket"}, "sock: ginsfsm opens its sockets itself"),
 ]
 
 FAULTS_OF_A_SERVER: list[tuple[dict[str, Any], str]] = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from ginsfsm.c_sock import EV_CONNECTED, EV_RX_DATA, EV_RX_FRAME, GSock
 from ginsfsm.errors import GConfigError, GObjError
