@@ -25,6 +25,7 @@ LEVELS = [
     ["srv"],
     ["c_srv_sock"],
     ["testing", "shutdown"],
+    ["command"],
     ["cli"],
     ["__init__", "__main__"],
 ]

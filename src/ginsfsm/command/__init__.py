@@ -1,0 +1,1 @@
+"""The commands of `ginsfsm`, one in each module, and what they share."""

@@ -1,0 +1,244 @@
+"""`ginsfsm run TARGET`: a gaplic with one gobj of that gclass, until it is told to stop.
+
+SIGTERM, which is how a supervisor says so, lets its servers drain: they accept nobody any more, and
+what is open has `--drain-timeout` seconds to end. A second SIGTERM ends at once. So does SIGINT at
+any time, for a developer who types Control-C does not want to wait. SIGHUP lets the servers read
+their certificates again.
+"""
+
+import argparse
+import errno
+import logging
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from ginsfsm.c_srv_sock import EV_RELOAD_TLS, GServerSock
+from ginsfsm.command.report import DONE, FAILED, MisuseError, say, told_of
+from ginsfsm.command.target import TARGET_FORM, load_gclass, target_of
+from ginsfsm.errors import GConfigError, GinsfsmError
+from ginsfsm.gaplic import GAplic
+from ginsfsm.gconfig import Text
+from ginsfsm.net.addresses import ListenError
+from ginsfsm.settings import load_settings
+from ginsfsm.shutdown import Shutdown
+
+if TYPE_CHECKING:
+    # What `add_subparsers` returns has a private name.
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+__all__ = ["add_run"]
+
+logger = logging.getLogger("ginsfsm")
+
+# Windows has none.
+_RELOAD = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
+
+_DRAIN_TIMEOUT = 30.0
+"""Seconds; supervisors kill after 30 (Kubernetes) to 90 (systemd), and the default must not be
+more than the first of them."""
+
+_SETTING_FORM = "NAME.PARAM=VALUE, as in --set echo.port=7001"
+
+
+def add_run(commands: "Commands") -> None:
+    """Add the command to those of the command line."""
+    run = commands.add_parser(
+        "run",
+        help="run a gclass until SIGINT (Ctrl-C) or SIGTERM",
+        description="Make a gaplic with one gobj of a gclass, and run it until SIGINT (Ctrl-C) or "
+        "SIGTERM. SIGINT ends it at once; SIGTERM lets its servers drain first, and a second one "
+        "ends it at once. SIGHUP lets them read their certificates again. Exit status: 0 when it "
+        "was stopped; 1 when it could not start, by a parameter that does not fit as well; 2 when "
+        "the command line, the settings file or the target cannot be understood.",
+    )
+    run.add_argument("target", metavar="TARGET", type=target_of, help=f"the gclass: {TARGET_FORM}")
+    run.add_argument(
+        "--name", help="the name of the gobj (default: the name of the class in lower case)"
+    )
+    run.add_argument(
+        "--settings", metavar="FILE.toml", help="parameters: a table for each gobj, [echo] port = 1"
+    )
+    run.add_argument(
+        "--set",
+        metavar="NAME.PARAM=VALUE",
+        type=_setting,
+        action="append",
+        default=[],
+        help="one parameter, as in echo.port=7001; may be given many times, wins over the file",
+    )
+    run.add_argument(
+        "--drain-timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=_DRAIN_TIMEOUT,
+        help="how long after SIGTERM open connections may go on (default: %(default)g); those that "
+        "are left are aborted, and 0 aborts all of them",
+    )
+    run.add_argument(
+        "--log-level",
+        choices=["debug", "info", "warning", "error"],
+        default="info",
+        help="what is logged to stderr (default: info)",
+    )
+    run.set_defaults(work=_start)
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """One value for one parameter, from the command line."""
+
+    name: str
+    parameter: str
+    value: Text
+
+
+def _start(options: argparse.Namespace) -> int:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=options.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    try:
+        # What is imported and started may block; then SIGTERM is to end it as SIGINT does.
+        with _on_signals(_interrupt, signal.SIGTERM), _on_signals(_heed_later, *_RELOAD):
+            return _run(options)
+    except KeyboardInterrupt:
+        logger.info("stopped by a signal before the start")
+        return DONE
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, 0 or more, as in 30 or 2.5")
+    return seconds
+
+
+def _setting(text: str) -> _Setting:
+    left, equals, value = text.partition("=")
+    name, _, parameter = left.rpartition(".")
+    if not equals or not name or not parameter.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {_SETTING_FORM}")
+    return _Setting(name, parameter, Text(value))
+
+
+def _run(options: argparse.Namespace) -> int:
+    settings = _settings(options.settings, options.set)
+    gclass = load_gclass(options.target)
+    name = gclass.__name__.lower() if options.name is None else options.name
+    app: GAplic | None = None
+    try:
+        app = GAplic("app", settings=settings)
+        gobj = app.create_gobj(name, gclass, app)
+        path = gobj.path
+        for number in _RELOAD:
+            app.on_signal(number, partial(_reload, app))
+        app.on_terminate(partial(_drain, app, options.drain_timeout))
+        # Whoever reads that it starts may stop it at once, before the gaplic minds the signals
+        # itself. To interrupt a loop that is being set up would leave its pieces lying about.
+        stop_without_terminal = partial(_stop_without_terminal, app)
+        with (
+            _on_signals(app.stop, signal.SIGINT, signal.SIGTERM),
+            _on_signals(stop_without_terminal, *_RELOAD),
+        ):
+            logger.info("%s starts (%s); Ctrl-C or SIGTERM stops it", path, options.target)
+            app.start()
+        logger.info("%s has stopped", path)
+    except (GinsfsmError, ListenError) as error:
+        say(f"{options.target} cannot start: {error}")
+        return FAILED
+    except Exception as error:
+        say(f"{options.target} failed: {told_of(error)}")
+        return FAILED
+    finally:
+        if app is not None:
+            app.destroy_gobj(app)
+    return DONE
+
+
+def _drain(app: GAplic, timeout: float) -> None:
+    """Let every server of the tree end its connections, then stop."""
+    if any(isinstance(gobj, GServerSock) for gobj in app.walk()):
+        app.create_gobj(None, Shutdown, app, timeout=timeout)
+    else:
+        app.stop()
+
+
+def _reload(app: GAplic) -> None:
+    """Let every server of the tree read its certificates again; each logs what became of it.
+
+    The same signal says that the terminal has been closed, which ends what runs in it.
+    """
+    if _stop_without_terminal(app):
+        return
+    servers = [gobj for gobj in app.walk() if isinstance(gobj, GServerSock)]
+    secure = [server for server in servers if server.config.ssl_options]
+    logger.info("SIGHUP: reloading TLS of %d servers", len(secure))
+    for server in secure:
+        app.send_event(server, EV_RELOAD_TLS())
+
+
+def _stop_without_terminal(app: GAplic) -> bool:
+    if not _terminal_has_gone():
+        return False
+    logger.info("SIGHUP: the terminal has been closed; stopping")
+    app.stop()
+    return True
+
+
+def _terminal_has_gone() -> bool:
+    """Whether stdin is a terminal that has been closed; a pipe or a file says something else."""
+    try:
+        os.tcgetpgrp(0)
+    except OSError as error:
+        return error.errno == errno.EIO
+    return False
+
+
+def _settings(
+    file: str | None, given: Sequence[_Setting]
+) -> Mapping[str, Mapping[str, object]] | None:
+    """The file's settings with those of the command line over them."""
+    try:
+        settings = {} if file is None else load_settings(file)
+    except GConfigError as error:
+        raise MisuseError(str(error)) from error
+    for one in given:
+        settings.setdefault(one.name, {})[one.parameter] = one.value
+    return settings or None
+
+
+def _heed_later() -> None:
+    """A SIGHUP while everything is being read for the first time: there is nothing newer."""
+    if _terminal_has_gone():
+        _interrupt()
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _on_signals(action: Callable[[], object], *numbers: signal.Signals) -> Iterator[None]:
+    """Let these signals call the action, wherever the program is then."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        action()
+
+    before = [(number, signal.signal(number, handle)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
