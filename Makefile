@@ -2,9 +2,11 @@
 # Each target prepares .venv by itself the first time, and again when pyproject.toml changes.
 #
 #   make test PYTHON=/opt/python3.13/bin/python3     choose the Python
-#   make test ARGS="-k postpone -x"                  more arguments for pytest
+#   make test ARGS="-k postpone -x" JOBS=0           more arguments for pytest, and all in one process
 
 VENV       := .venv
+# Processes that run tests: most tests wait for sockets, so one more than a small machine has processors.
+JOBS       ?= 3
 BENCH      := benchmarks/.build
 BENCH_VENV := $(BENCH)/venv
 
@@ -37,7 +39,7 @@ demo: $(VENV)/.runtime ## run the chat server of examples/chat.py, and say how t
 	@$(VENV)/bin/ginsfsm run examples/chat.py:Chat
 
 test: $(VENV)/.dev ## run the tests
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m pytest -n $(JOBS) $(ARGS)
 
 check: $(VENV)/.dev ## check formatting, lint and types
 	@$(VENV)/bin/ruff format --check --quiet . || { \

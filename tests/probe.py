@@ -33,6 +33,9 @@ RATE = 500
 
 SIZE = 64
 
+QUIET = 1.5
+"""Seconds of a look while nothing happens, to know what the machine itself does."""
+
 PATIENCE = 20.0
 """Seconds after which a program that says nothing has failed."""
 
@@ -218,6 +221,12 @@ class Probe(Child):
     def figures(self) -> Figures:
         """What it saw since it was asked last."""
         return Figures(*self.ask())
+
+    def look(self) -> Figures:
+        """What it sees for a moment in which nothing else happens to the server."""
+        self.figures()
+        time.sleep(QUIET)
+        return self.figures()
 
 
 if __name__ == "__main__":

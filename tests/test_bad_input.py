@@ -389,6 +389,6 @@ class TestTarget:
         assert done.returncode == 1
         assert done.stderr.startswith(
             "ginsfsm: ginsfsm.c_srv_sock:GServerSock cannot start: app/gserversock: its subscriber "
-            "app (GAplic) has neither EV_CONNECTED nor EV_RX_DATA in any state"
+            "app (GAplic) has neither EV_CONNECTED nor EV_RX_DATA nor EV_RX_FRAME in any state"
         )
         assert len(done.stderr.splitlines()) == 1

@@ -723,6 +723,8 @@ GATE = """
         class config(GObj.config):
             destroy: str = param("", "destroy the servers when this comes")
 
+        draining = 0
+
         def start_up(self):
             self.servers = [
                 self.create_gobj(name, GServerSock, self, host="127.0.0.1")
@@ -744,7 +746,8 @@ GATE = """
             self.destroy_gobj(event.source)
 
         def ac_draining(self, event: EV_DRAINING):
-            print("draining", flush=True)
+            self.draining += 1
+            print("draining", self.draining, flush=True)
             self.end(event)
 
         def ac_drained(self, event: EV_DRAINED):
@@ -790,7 +793,7 @@ class TestDrain:
             running.process.send_signal(signal.SIGTERM)
             line = running.wait_for("draining 2 servers with 1 connection,")
             assert line.endswith("for at most 30 s; a second SIGTERM ends at once")
-            running.wait_for("draining", "out")
+            running.wait_for("draining 2", "out")
             for port in ports:
                 with pytest.raises(ConnectionRefusedError):
                     socket.create_connection(("127.0.0.1", port), DEADLINE)

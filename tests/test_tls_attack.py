@@ -12,8 +12,8 @@ descriptors, and nothing at WARNING or above may have been logged.
 No message of the probe may take longer than `WORST`. That is a promise about the server, measured
 on a machine that also does other things: one that takes the processor away for 50 ms makes any
 server look bad, and none look good. So an attack is made up to three times, and passes when the
-probe was served well in one of them; a server that stalls under the attack stalls in all three.
-What has to be left and logged holds for every time.
+probe was served well in one of them, or no worse than without an attack just before; a server that
+stalls under the attack stalls in all three. What has to be left and logged holds for every time.
 """
 
 import asyncio
@@ -678,8 +678,7 @@ class Stage:
         )
         self.ports = self.server.answer()
         self.probe = stack.enter_context(Probe(self.ports["default"], certificates.ca(), core=1))
-        time.sleep(LONG)
-        self.control = self.probe.figures()
+        self.control = self.probe.look()
         self.descriptors = self.count_descriptors()
 
     def count_descriptors(self) -> int:
@@ -746,9 +745,10 @@ def served_well(
         stage.check()
         check(result, counters, most)
         print(f"{name}: {figures}; {result}, {counters}, {most} open; quiet: {stage.control}")
-        if figures.max <= WORST:
+        if figures.max <= max(WORST, stage.control.max):
             return
         seen.append(figures)
+        stage.control = stage.probe.look()
     pytest.fail(
         f"{name}: others had to wait more than {WORST} ms: "
         + "; ".join(map(str, seen))
