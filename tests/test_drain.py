@@ -3,6 +3,7 @@
 import errno
 import logging
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -134,6 +135,11 @@ def start(app: GAplic, **parameters: Any) -> tuple[Drainer, GServerSock]:
         "server", GServerSock, app, **{"host": "127.0.0.1", "subscriber": drainer, **parameters}
     )
     return drainer, server
+
+
+def reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
 
 
 class Exhausted:
@@ -476,8 +482,48 @@ class TestDraining:
                 first.close()
                 await until(lambda: drainer.of(EV_DRAINED))
                 assert drainer.of(EV_DRAINED)[0].remaining == 0
+            (told,) = [one for one in caplog.records if one.levelno >= logging.WARNING]
+            assert told.getMessage() == (
+                "app/server: draining, and no room for those who still wait (made up); "
+                "they are reset"
+            )
 
         run_async(main)
+
+    def test_all_reset_while_it_drains(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Those in the queue, those who are open, and one after the other while others stay."""
+        drainer, server = start(app)
+
+        async def main() -> None:
+            async with app:
+                there = [opened.enter_context(connect(server)) for _ in range(100)]
+                await until(lambda: len(drainer.gsocks) == 100)
+                staying = opened.enter_context(connect(server))
+                waiting = [opened.enter_context(connect(server)) for _ in range(100)]
+                for client in waiting[::2] + there[::2]:
+                    reset(client)
+                app.send_event(server, EV_DRAIN())
+                for client in there[1::2] + waiting[1::2]:
+                    reset(client)
+                    await turns(1)
+                await until(lambda: len(server.ledger) == 1)
+                assert server.state == "ST_DRAINING"
+                assert server.config.n_gsocks == 1
+                assert not drainer.of(EV_DRAINED)
+                await write(staying, b"still there")
+                await until(lambda: drainer.of(EV_RX_DATA))
+                staying.close()
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert drainer.of(EV_DRAINED)[0].remaining == 0
+                assert server.state == "ST_CLOSED"
+                # Who was told of one was told of its end, and of each once.
+                assert len(drainer.of(EV_CONNECTED)) == len(drainer.of(EV_DISCONNECTED)) == 201
+                assert len({event.source for event in drainer.of(EV_DISCONNECTED)}) == 201
+
+        run_async(main)
+        assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
     def test_those_who_drop_when_they_hear_of_it(
         self, app: GAplic, run_async: RunAsync, opened: ExitStack

@@ -39,6 +39,8 @@ ST_CLOSED. It listens no more.
 
 from __future__ import annotations
 
+import errno
+import logging
 from typing import Final
 
 from ginsfsm.errors import GObjError
@@ -81,6 +83,8 @@ __all__ = [
     "EV_RESUME_ACCEPT",
     "GServerSock",
 ]
+
+logger: Final = logging.getLogger("ginsfsm")
 
 LAST_ACCEPTS: Final = 1024
 """Connections taken out of the queue of a listening socket before a drain closes it, which resets
@@ -185,7 +189,11 @@ class GServerSock(Admitting):
                 except OSError as error:
                     if error.errno in RETRY_ERRNOS:
                         continue
-                    # None is left, or none can be had: those are reset.
+                    if error.errno not in (errno.EAGAIN, errno.EWOULDBLOCK):
+                        logger.warning(
+                            "%s: draining, and no room for those who still wait (%s); they are "
+                            "reset", self.path, error.strerror,
+                        )  # fmt: skip
                     break
                 self._admit(listener, sock, peername)
 
