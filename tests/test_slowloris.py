@@ -22,8 +22,8 @@ from typing import Any
 
 import pytest
 
-from ginsfsm import GAplic, GObj, on
-from ginsfsm.c_sock import EV_CONNECTED, EV_DISCONNECTED, EV_RX_DATA, EV_SEND_DATA
+from echo_server import Complaints, Echo
+from ginsfsm import GAplic
 from ginsfsm.c_srv_sock import GServerSock
 from probe import Child, Figures, Probe
 
@@ -50,39 +50,6 @@ SERVERS: dict[str, dict[str, Any]] = {
 
 
 # -- the server ------------------------------------------------------------------------------------
-
-
-class Echo(GObj):
-    """Sends every byte back, and counts the reasons of those who go."""
-
-    def start_up(self) -> None:
-        self.reasons: dict[str, int] = {}
-
-    def ac_echo(self, event: EV_RX_DATA) -> None:
-        self.send_event(event.source, EV_SEND_DATA(event.data))
-
-    def ac_disconnected(self, event: EV_DISCONNECTED) -> None:
-        self.reasons[event.reason] = self.reasons.get(event.reason, 0) + 1
-        self.destroy_gobj(event.source)
-
-    machine = {
-        "ST_IDLE": [
-            on(EV_CONNECTED, None),
-            on(EV_RX_DATA, ac_echo),
-            on(EV_DISCONNECTED, ac_disconnected),
-        ],
-    }
-
-
-class Complaints(logging.Handler):
-    """Keeps what nobody should have to read."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.said: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(self.format(record))
 
 
 def raise_limit() -> None:

@@ -33,8 +33,9 @@ from typing import Any
 import pytest
 
 import certificates
-from ginsfsm import GAplic, GObj, on
-from ginsfsm.c_sock import EV_CONNECTED, EV_DISCONNECTED, EV_RX_DATA, EV_SEND_DATA, GSock
+from echo_server import Echo
+from ginsfsm import GAplic
+from ginsfsm.c_sock import GSock
 from ginsfsm.c_srv_sock import EV_RELOAD_TLS, GServerSock
 from ginsfsm.net.reason import Reason
 from probe import Child
@@ -58,28 +59,6 @@ PATIENCE = 20.0
 
 
 # -- the server ------------------------------------------------------------------------------------
-
-
-class Echo(GObj):
-    """Sends every byte back, and counts how connections ended."""
-
-    def start_up(self) -> None:
-        self.reasons: dict[str, int] = {}
-
-    def ac_echo(self, event: EV_RX_DATA) -> None:
-        self.send_event(event.source, EV_SEND_DATA(event.data))
-
-    def ac_disconnected(self, event: EV_DISCONNECTED) -> None:
-        self.reasons[event.reason] = self.reasons.get(event.reason, 0) + 1
-        self.destroy_gobj(event.source)
-
-    machine = {
-        "ST_IDLE": [
-            on(EV_CONNECTED, None),
-            on(EV_RX_DATA, ac_echo),
-            on(EV_DISCONNECTED, ac_disconnected),
-        ],
-    }
 
 
 def pss() -> int:
