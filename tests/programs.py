@@ -39,6 +39,7 @@ class _Program:
         *command: str | Path,
         folder: Path | None = None,
         environment: dict[str, str] | None = None,
+        descriptors: tuple[int, ...] = (),
     ) -> None:
         self.command = [str(word) for word in command]
         self.output = bytearray()
@@ -51,6 +52,7 @@ class _Program:
             stderr=subprocess.STDOUT,
             cwd=folder,
             env=CLEAN if environment is None else environment,
+            pass_fds=descriptors,
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None

@@ -43,13 +43,14 @@ def test_the_links_between_the_pages_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_the_parameters_of_the_page_are_those_of_the_class() -> None:
-    """The table of GServerSock in docs/sockets.md agrees with the declaration."""
+@pytest.mark.parametrize("heading", ["GServerSock", "Where a server listens"])
+def test_the_parameters_of_the_page_are_those_of_the_class(heading: str) -> None:
+    """The tables of GServerSock in docs/sockets.md agree with the declaration."""
     from ginsfsm.c_srv_sock import GServerSock
 
     page = (ROOT / "docs" / "sockets.md").read_text()
     declared = {name: default for name, _, default, _ in GServerSock.config.table()}
-    section = page.partition("## GServerSock")[2].partition("\n## ")[0]
+    section = page.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| `([^`]+)` \|", section, re.MULTILINE)
     assert len(rows) >= 6
     for name, default in rows:

@@ -407,6 +407,7 @@ def test_both_forms_of_an_event_in_send_post_broadcast_and_subscribe(app: GAplic
     [
         (EV_GO, {}, r"expected an event, got the class EV_GO; write EV_GO\(...\)"),
         (3, {}, "expected an event or the name of one, got 3"),
+        (b"payload", {}, "expected an event or the name of one, got 7 bytes"),
         (EV_GO(), {"number": 3}, r"EV_GO carries its payload already; keywords \(number\) go"),
         (EV_OTHER(), {}, "Node has 'EV_OTHER' in no state of its machine"),
         ("EV_GOO", {}, r"'EV_GOO' in no state of its machine; did you mean 'EV_GO'\?"),

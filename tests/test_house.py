@@ -14,7 +14,8 @@ SRC = Path(__file__).parent.parent / "src" / "ginsfsm"
 # A module imports only what stands on a line above its own. A new module needs a place here.
 LEVELS = [
     ["errors", "net"],
-    ["convert", "event"],
+    ["logs"],
+    ["convert", "event", "stats"],
     ["inspection", "row", "gconfig"],
     ["settings", "fault"],
     ["smachine", "clock"],
@@ -24,7 +25,11 @@ LEVELS = [
     ["c_timer", "c_sock"],
     ["srv"],
     ["c_srv_sock"],
-    ["testing", "shutdown"],
+    ["testing", "shutdown", "snapshot", "service_manager", "tree_text"],
+    ["workers", "announcer"],
+    ["c_supervised", "c_worker"],
+    ["c_workers"],
+    ["census", "metrics"],
     ["command"],
     ["cli"],
     ["__init__", "__main__"],

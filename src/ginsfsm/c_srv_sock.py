@@ -1,12 +1,14 @@
 """GServerSock: the listening socket.
 
-It listens in `start_up`, on the address and the port, or the first free one of the ports, that its
-parameters say. Each connection that it accepts becomes a `GSock`, a child of the subscriber, and
-from its `EV_CONNECTED` on the relation is between that gsock and the subscriber: the server sends
-it nothing and hears nothing of it. With `session` a gobj of that gclass is made for each connection
-instead, under the subscriber; it owns the gsock and goes with it. What the server and its
-connections share is the ledger, where a connection stands from when it is accepted until its
-descriptor closes. Destroying the server closes the listener only.
+It listens in `start_up` where its parameters say: on addresses and a port, or the first free one of
+several, on a Unix socket, or on sockets that this process was started with. The gaplic opens them
+(`GAplic.listen`), so that a worker can get them of its parent. Each connection that it accepts
+becomes a `GSock`, a child of the subscriber, and from its `EV_CONNECTED` on the relation is between
+that gsock and the subscriber: the server sends it nothing and hears nothing of it. With `session` a
+gobj of that gclass is made for each connection instead, under the subscriber; it owns the gsock and
+goes with it. What the server and its connections share is the ledger, where a connection stands
+from when it is accepted until its descriptor closes. Destroying the server closes the listener
+only.
 
 ST_LISTENING. The poller watches the listening sockets, and a turn of the loop accepts at most 64
 connections. Whoever may not come in (`deny`, a limit, a rate) is closed at once, and so is
@@ -29,23 +31,24 @@ ST_FULL, ST_THROTTLED. With `overflow="backlog"` those above `max_connections`, 
 
 ST_PAUSED. The owner wants nobody accepted for a while (`EV_PAUSE_ACCEPT`).
 
-ST_DRAINING. The owner wants to end (`EV_DRAIN`). Who waits in the queue is still accepted, then the
-listening sockets close for good. The subscriber, and each session, hears `EV_DRAINING` and may say
-good-bye. When the last connection has gone, or the time is over and the rest has been aborted,
-`EV_DRAINED` tells how many that were.
+ST_DRAINING. The owner wants to end (`EV_DRAIN`). Who waits in the queue is still accepted, unless
+another process accepts on the same sockets, and the listening sockets close for good. The
+subscriber, and each session, hears `EV_DRAINING` and may say good-bye. When the last connection has
+gone, or the time is over and the rest has been aborted, `EV_DRAINED` tells how many that were.
 
 ST_CLOSED. It listens no more.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
+from errno import errorcode
 from typing import Final
 
 from ginsfsm.errors import GObjError
 from ginsfsm.gobj import GObj
-from ginsfsm.net.addresses import ListenError, listen
+from ginsfsm.logs.fields import about
+from ginsfsm.net.addresses import ListenError
 from ginsfsm.net.reason import Reason
 from ginsfsm.row import after, enter, leave, on
 from ginsfsm.sock.base import set_options
@@ -101,19 +104,16 @@ class GServerSock(Admitting):
     __slots__ = ()
 
     def start_up(self) -> None:
-        """Listen on the host and the port."""
+        """Listen where the parameters say."""
         self._prepare()
         self.ledger.on_close = self._on_close
         self._shared.on_refused = self._refused
         config = self.config
         try:
-            listening = listen(
-                config.host,
-                config.ports if config.use_multi_ports else (config.port,),
-                backlog=config.backlog,
-            )
+            listening = self.gaplic.listen(self.path, self._place_to_listen())
         except ListenError as error:
             raise GObjError(f"{self.path}: {error}") from error
+        self._listening = listening
         self._listeners = tuple(Listener(self, sock) for sock in listening.sockets)
         for sock in listening.sockets:
             set_options(sock, config)
@@ -142,9 +142,16 @@ class GServerSock(Admitting):
 
     def _close_listeners(self) -> None:
         self.stop_watching()
-        for listener in self._listeners:
-            listener.sock.close()
         self._listeners = ()
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            try:
+                listening.close()
+            except OSError as error:
+                logger.warning(
+                    "%s: the file of its Unix socket stays: %s", self.path, error,
+                    extra=about(self, error=error, file=error.filename),
+                )  # fmt: skip
 
     # -- the machine -------------------------------------------------------------------------------
 
@@ -162,7 +169,9 @@ class GServerSock(Admitting):
 
     def ac_drain(self, event: EV_DRAIN) -> None:
         if self._listeners:
-            self._accept_the_last()
+            shared = self._listening is None or self._listening.shared
+            if not (shared or event.others_accept):
+                self._accept_the_last()
             self._close_listeners()
             if not self.destroyed:
                 self._tell_draining()
@@ -186,14 +195,16 @@ class GServerSock(Admitting):
                     sock, peername = listener.accept()
                 except InterruptedError:
                     continue
+                except BlockingIOError:
+                    break
                 except OSError as error:
+                    self.ledger.count_accept_error(errorcode.get(error.errno or 0, "OTHER"))
                     if error.errno in RETRY_ERRNOS:
                         continue
-                    if error.errno not in (errno.EAGAIN, errno.EWOULDBLOCK):
-                        logger.warning(
-                            "%s: draining, and no room for those who still wait (%s); they are "
-                            "reset", self.path, error.strerror,
-                        )  # fmt: skip
+                    logger.warning(
+                        "%s: draining, and no room for those who still wait (%s); they are reset",
+                        self.path, error.strerror, extra=about(self, error=error),
+                    )  # fmt: skip
                     break
                 self._admit(listener, sock, peername)
 

@@ -9,11 +9,10 @@ the program that it runs, or to what it was asked to print. The exit status of a
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
-from ginsfsm.command.report import MISUSED, MisuseError, say
+from ginsfsm.command.report import MISUSED, MisuseError, say, write
 from ginsfsm.command.run import add_run
 from ginsfsm.errors import MachineError
 
@@ -34,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as ended:
         # argparse ends the process, with a number, after help and after what it found wrong.
         return ended.code if isinstance(ended.code, int) else MISUSED
+    # What a worker has to be started with, where they are not those of the process.
+    options.words = argv
     work: Callable[[argparse.Namespace], int] = options.work
     try:
         return work(options)
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return MISUSED
     except MachineError as error:
         # Of the target: its lines name the class, and file and line of every fault.
-        print(error, file=sys.stderr, flush=True)
+        write(str(error))
         return MISUSED
 
 

@@ -39,6 +39,7 @@ from heapq import heappop, heappush
 from typing import Final, Protocol
 
 from ginsfsm.clock import TimerHandle
+from ginsfsm.logs.fields import about
 
 __all__ = ["Deadlines", "Watched"]
 
@@ -291,6 +292,7 @@ class Deadlines:
             logger.exception(
                 "%s: looking at its deadlines failed; it is watched no longer",
                 getattr(item, "path", None) or repr(item),
+                extra=about(path=getattr(item, "path", None)),
             )
         finally:
             # Else it was forgotten, or watched anew, or all was closed.

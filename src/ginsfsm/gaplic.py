@@ -21,6 +21,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from functools import partial
@@ -34,9 +35,13 @@ from ginsfsm.event import Event
 from ginsfsm.gconfig import Config, param
 from ginsfsm.gobj import G, GObj, _destroy, _event_for, _gclasses, _init
 from ginsfsm.inspection import Failed, Observation, Observer
+from ginsfsm.logs.fields import about
+from ginsfsm.net.listening import Listening
+from ginsfsm.net.place import Place, open_place
 from ginsfsm.poller import EpollPoller, LoopPoller, Poller
 from ginsfsm.settings import Settings
 from ginsfsm.smachine import After
+from ginsfsm.stats import GaplicStats
 from ginsfsm.task import Task, check_done
 
 __all__ = ["GAplic"]
@@ -111,6 +116,7 @@ class GAplic(GObj):
         self.refused_events = 0
         self.dropped_posts = 0
         self.contained_errors = 0
+        self._longest_turn: float | None = None
         self._clock: Clock = LoopClock() if clock is None else clock
         self._poller: Poller | None = None
         self.deadlines = Deadlines(self._clock.call_later, self._clock.time)
@@ -230,7 +236,8 @@ class GAplic(GObj):
         before: dict[int, Any] = {}
 
         def on_signal(number: int) -> None:
-            logger.info("%s: stopping on %s", self.name, signal.Signals(number).name)
+            name = signal.Signals(number).name
+            logger.info("%s: stopping on %s", self.name, name, extra=about(self, signal=name))
             terminate = self._terminate
             if number == signal.SIGTERM and terminate is not None:
                 self._terminate = None
@@ -402,7 +409,9 @@ class GAplic(GObj):
             event = copy.copy(event)
             event.source = cast(GObj, None)
         if self.destroyed:
-            raise GObjError(f"the gaplic {self.name} has ended; {event!r} cannot be delivered")
+            raise GObjError(
+                f"the gaplic {self.name} has ended; {type(event).__name__} cannot be delivered"
+            )
         self._check_queue(destination, event)
         self._posted.append((destination, event))
         loop = self._loop
@@ -430,6 +439,7 @@ class GAplic(GObj):
         """
         self._delivery_due = False
         count = len(self._posted)
+        start = 0.0 if self._longest_turn is None else time.monotonic()
         try:
             for _ in range(count):
                 if not self._posted:
@@ -443,6 +453,8 @@ class GAplic(GObj):
         finally:
             # Also after a CancelledError, which is not contained and does not end the loop.
             self._schedule_delivery()
+            if start:
+                self._turned(start)
         return count
 
     def _check_queue(self, destination: GObj, event: Event) -> None:
@@ -517,9 +529,23 @@ class GAplic(GObj):
                 raise GObjError("poller='epoll': this system has no epoll; use 'auto' or 'loop'")
             made = LoopPoller if kind == "loop" or not has_epoll else EpollPoller
             self._poller = made(self._clock.time)
+            if self._longest_turn is not None:
+                self._poller.measure()
             if self._loop is not None:
                 self._poller.attach(self._loop, self._fast_time(self._loop))
         return self._poller
+
+    def listen(self, path: str, place: Place) -> Listening:
+        """Open the sockets of a server. The one hook by which a worker gets them of its parent.
+
+        Args:
+            path: of the server that asks.
+            place: where it wants to listen.
+
+        Raises:
+            ListenError: it cannot be listened on.
+        """
+        return open_place(place)
 
     def _fast_time(self, loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
         """What tells the time of this gaplic, with as few calls as can be."""
@@ -561,6 +587,7 @@ class GAplic(GObj):
             type(error).__name__,
             error,
             exc_info=error,
+            extra=about(gobj, event=event, error=error, source=source),
         )
         if self.observer is not None:
             self.observed(Failed(gobj, event, gobj.state, error))
@@ -572,12 +599,47 @@ class GAplic(GObj):
     ) -> None:
         if gobj.destroyed:
             return
+        start = 0.0 if self._longest_turn is None else time.monotonic()
         try:
             callback()
         except Exception as error:
             self.contain(error, gobj, None, what)
+        finally:
+            if start:
+                self._turned(start)
 
     # -- what can be seen --------------------------------------------------------------------------
+
+    def stats(self) -> GaplicStats:
+        """What has happened until now, and how much there is at this moment.
+
+        How long turns take is measured from the first call on, or from `measure_turns`: two looks
+        at the clock in each turn are not for those who never ask.
+        """
+        self.measure_turns()
+        longest = self._longest_turn or 0.0
+        if self._poller is not None:
+            longest = max(longest, self._poller.longest_turn or 0.0)
+        return GaplicStats(
+            processes=1,
+            gobjs=sum(1 for _ in self.walk()),
+            posted_events=len(self._posted),
+            dropped_posts=self.dropped_posts,
+            refused_events=self.refused_events,
+            contained_errors=self.contained_errors,
+            longest_turn_seconds=longest,
+        )
+
+    def measure_turns(self) -> None:
+        """Measure from now on how long the loop is held; see `stats`. Idempotent."""
+        if self._longest_turn is None:
+            self._longest_turn = 0.0
+            if self._poller is not None:
+                self._poller.measure()
+
+    def _turned(self, start: float) -> None:
+        """What began at that moment of `time.monotonic` held the loop until now."""
+        self._longest_turn = max(self._longest_turn or 0.0, time.monotonic() - start)
 
     def observe(self, observer: Observer | None) -> None:
         """Tell an observer everything that happens from now on; None tells nobody.
@@ -597,7 +659,14 @@ class GAplic(GObj):
             try:
                 self.observer(observation)
             except Exception:
-                logger.exception("%s: the observer failed on %r", self.name, observation)
+                # Not the observation itself: its event may hold what a peer sent.
+                event = getattr(observation, "event", None)
+                logger.exception(
+                    "%s: the observer failed on %s%s",
+                    self.name, type(observation).__name__,
+                    "" if event is None else f"({type(event).__name__})",
+                    extra=about(self, event=event),
+                )  # fmt: skip
 
     def walk(self) -> Iterator[GObj]:
         """Every gobj of the tree, parents before their children; also one that is going out."""
@@ -623,6 +692,7 @@ class GAplic(GObj):
                 type(event).__name__,
                 "" if event.source is None else f" from {event.source.path}",
                 "" if told else "; further ones are logged at DEBUG",
+                extra=about(gobj, event=event, source=event.source),
             )
 
     # -- settings ----------------------------------------------------------------------------------

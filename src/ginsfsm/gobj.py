@@ -625,7 +625,9 @@ def _check_is_event(event: Any, payload: dict[str, Any]) -> None:
             f"expected an event, got the class {event.__name__}; write {event.__name__}(...)"
         )
     if not isinstance(event, Event):
-        raise EventError(f"expected an event or the name of one, got {event!r}")
+        # Perhaps a payload, given without its event; and the error's text goes to the log.
+        got = f"{len(event)} bytes" if isinstance(event, (bytes, bytearray)) else repr(event)
+        raise EventError(f"expected an event or the name of one, got {got}")
     if payload:
         raise EventError(
             f"{type(event).__name__} carries its payload already; keywords "

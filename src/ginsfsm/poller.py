@@ -27,6 +27,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from ginsfsm.logs.fields import about
+
 __all__ = ["EpollPoller", "Handler", "LoopPoller", "Poller", "READ", "WRITE"]
 
 READ: Final = 1
@@ -67,6 +69,8 @@ class Poller:
         self._time = time
         self._loop: asyncio.AbstractEventLoop | None = None
         self.in_batch = False
+        self.longest_turn: float | None = None
+        """Seconds of the longest turn; None where nobody measures."""
         self._deferred: deque[Callable[[], None]] = deque()
         self._run_due = False
         self._costly: deque[Callable[[], None]] = deque()
@@ -169,13 +173,30 @@ class Poller:
             if self._deferred:
                 self._run_deferred()
 
+    def measure(self) -> None:
+        """Note from now on how long the longest turn takes. Without, nobody pays for that."""
+        if self.longest_turn is None:
+            self.longest_turn = 0.0
+            for name in ("_run_batch", "_run_scheduled", "_run_costly"):
+                setattr(self, name, self._measured(getattr(self, name)))
+
+    def _measured(self, run: Callable[..., None]) -> Callable[..., None]:
+        def measured(*arguments: Any) -> None:
+            start = time.monotonic()
+            try:
+                run(*arguments)
+            finally:
+                self.longest_turn = max(self.longest_turn or 0.0, time.monotonic() - start)
+
+        return measured
+
 
 def _call(callback: Callable[[], None]) -> None:
     try:
         callback()
-    except Exception:
+    except Exception as error:
         # A callback contains what its user raises; this is a fault of our own.
-        logger.exception("a deferred call failed: %r", callback)
+        logger.exception("a deferred call failed: %r", callback, extra=about(error=error))
 
 
 class EpollPoller(Poller):
@@ -243,7 +264,11 @@ class EpollPoller(Poller):
             self._run_batch([(self._handlers.get(fd), mask)])
         else:
             handler_of = self._handlers.get
-            self._run_batch([(handler_of(fd), mask) for fd, mask in events])
+            ready = []
+            for fd, mask in events:
+                # Not a comprehension, which is a call of its own up to Python 3.11.
+                ready.append((handler_of(fd), mask))
+            self._run_batch(ready)
 
 
 class LoopPoller(Poller):

@@ -17,6 +17,7 @@ from ginsfsm.c_srv_sock import EV_DRAIN, EV_DRAINED, GServerSock
 from ginsfsm.c_timer import EV_SET_TIMER, EV_TIMEOUT, GTimer
 from ginsfsm.gconfig import param
 from ginsfsm.gobj import GObj
+from ginsfsm.logs.fields import about
 from ginsfsm.row import on
 
 __all__ = ["Shutdown"]
@@ -34,6 +35,7 @@ class Shutdown(GObj):
         """How long it may take."""
 
         timeout: float = param(30.0, "seconds for the connections to end; 0 aborts them", ge=0)
+        others_accept: bool = param(False, "leave who waits in the queue to other processes")
 
     def start_up(self) -> None:
         """Let them all drain, and begin to wait."""
@@ -51,14 +53,16 @@ class Shutdown(GObj):
             _count(len(servers), "server"),
             _count(sum(len(one.ledger) for one in servers), "connection"),
             self.config.timeout,
+            extra=about(self, count=len(servers), seconds=self.config.timeout),
         )  # fmt: skip
         timer = self.create_gobj("timer", GTimer, self)
         self.send_event(timer, EV_SET_TIMER(LOOK, autostart=True))
+        drain = EV_DRAIN(self.config.timeout, self.config.others_accept)
         for server in servers:
             # Not where what another one told its owner made that destroy it.
             if not server.destroyed:
                 server.subscribe_event(EV_DRAINED, self)
-                self.gaplic.deliver_contained(server, EV_DRAIN(self.config.timeout).sent_by(self))
+                self.gaplic.deliver_contained(server, drain.sent_by(self))
 
     def ac_drained(self, event: EV_DRAINED) -> None:
         assert isinstance(event.source, GServerSock)
@@ -78,9 +82,12 @@ class Shutdown(GObj):
             return
         self._aborted += orphans
         if self._aborted:
-            logger.warning("drained; %s had to be aborted", _count(self._aborted, "connection"))
+            logger.warning(
+                "drained; %s had to be aborted", _count(self._aborted, "connection"),
+                extra=about(self, count=self._aborted),
+            )  # fmt: skip
         else:
-            logger.info("drained; 0 connections had to be aborted")
+            logger.info("drained; 0 connections had to be aborted", extra=about(self, count=0))
         self.set_new_state("ST_DRAINED")
         self.gaplic.stop()
 

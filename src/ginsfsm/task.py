@@ -11,6 +11,7 @@ import msgspec
 
 from ginsfsm.errors import EventError
 from ginsfsm.event import Event
+from ginsfsm.logs.fields import about
 
 if TYPE_CHECKING:
     from ginsfsm.gobj import GObj
@@ -71,6 +72,7 @@ class Task:
                     self.gobj.path,
                     PATIENCE,
                     self._coroutine,
+                    extra=about(self.gobj, seconds=PATIENCE),
                 )
 
     def _ended(self, task: asyncio.Task[Any]) -> None:

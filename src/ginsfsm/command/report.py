@@ -10,7 +10,17 @@ import traceback
 
 from ginsfsm.errors import GinsfsmError
 
-__all__ = ["DONE", "FAILED", "MISUSED", "MisuseError", "is_inside", "one_line", "say", "told_of"]
+__all__ = [
+    "DONE",
+    "FAILED",
+    "MISUSED",
+    "MisuseError",
+    "is_inside",
+    "one_line",
+    "say",
+    "told_of",
+    "write",
+]
 
 DONE = 0
 FAILED = 1
@@ -74,4 +84,16 @@ def _trim(stack: traceback.StackSummary, on_purpose: bool) -> None:
 
 def say(text: str) -> None:
     """A line of the command itself. It goes to stderr; stdout belongs to the program that runs."""
-    print(f"ginsfsm: {text}", file=sys.stderr, flush=True)
+    write(f"ginsfsm: {text}")
+
+
+def write(text: str) -> None:
+    """Lines on stderr, if it can take them; where it cannot, the exit status has to say it."""
+    if sys.stderr is None:
+        # Closed before the start; then `print` would take stdout.
+        return
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        # A full disk or a closed pipe.
+        pass

@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,15 +19,24 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from ginsfsm import logs
+from ginsfsm.announcer import EV_RELOADED, EV_RELOADING, EV_STOPPING, Announcer
 from ginsfsm.c_srv_sock import EV_RELOAD_TLS, GServerSock
-from ginsfsm.command.report import DONE, FAILED, MisuseError, say, told_of
+from ginsfsm.c_supervised import Supervised
+from ginsfsm.command.parent import add_options, run_workers
+from ginsfsm.command.report import DONE, FAILED, MISUSED, MisuseError, say, told_of
 from ginsfsm.command.target import TARGET_FORM, load_gclass, target_of
-from ginsfsm.errors import GConfigError, GinsfsmError
+from ginsfsm.command.watching import DUMP, add_watch_options, watch, watch_tree
+from ginsfsm.errors import GConfigError, GinsfsmError, MachineError
 from ginsfsm.gaplic import GAplic
 from ginsfsm.gconfig import Text
+from ginsfsm.logs.fields import about
 from ginsfsm.net.addresses import ListenError
+from ginsfsm.service_manager import ServiceManager
 from ginsfsm.settings import load_settings
 from ginsfsm.shutdown import Shutdown
+from ginsfsm.workers.events import EV_TERMINATE
+from ginsfsm.workers.origin import Origin
 
 if TYPE_CHECKING:
     # What `add_subparsers` returns has a private name.
@@ -88,6 +96,17 @@ def add_run(commands: "Commands") -> None:
         default="info",
         help="what is logged to stderr (default: info)",
     )
+    run.add_argument(
+        "--log-format", choices=list(logs.FORMS), default="text",
+        help="lines for people, or one JSON object a record (default: text)",
+    )  # fmt: skip
+    run.add_argument(
+        "--log-limit", metavar="RECORDS", type=_whole_number, default=logs.LIMIT,
+        help="how many of one kind are logged in a minute; those held back are counted, and 0 is "
+        "no limit (default: %(default)d)",
+    )  # fmt: skip
+    add_options(run)
+    add_watch_options(run)
     run.set_defaults(work=_start)
 
 
@@ -101,18 +120,28 @@ class _Setting:
 
 
 def _start(options: argparse.Namespace) -> int:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=options.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
+    logs.set_up(options.log_level, options.log_format, options.log_limit)
+    origin = Origin.of_environment()
     try:
         # What is imported and started may block; then SIGTERM is to end it as SIGINT does.
-        with _on_signals(_interrupt, signal.SIGTERM), _on_signals(_heed_later, *_RELOAD):
-            return _run(options)
+        with (
+            _on_signals(_interrupt, signal.SIGTERM),
+            _on_signals(_heed_later, *_RELOAD),
+            _on_signals(_nothing_to_see, *DUMP),
+        ):
+            if options.workers is not None and origin is None:
+                return run_workers(options, _stop_without_terminal)
+            return _run(options, origin)
+    except (MisuseError, MachineError) as error:
+        if origin is not None:
+            origin.cannot_start(str(error).partition("\n")[0], MISUSED)
+        raise
     except KeyboardInterrupt:
-        logger.info("stopped by a signal before the start")
+        logger.info("stopped by a signal before the start", extra=about())
         return DONE
+    finally:
+        if origin is not None:
+            origin.channel.close()
 
 
 def _seconds(text: str) -> float:
@@ -125,6 +154,12 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _whole_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, 0 or more")
+    return int(text)
+
+
 def _setting(text: str) -> _Setting:
     left, equals, value = text.partition("=")
     name, _, parameter = left.rpartition(".")
@@ -133,18 +168,26 @@ def _setting(text: str) -> _Setting:
     return _Setting(name, parameter, Text(value))
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, origin: Origin | None) -> int:
     settings = _settings(options.settings, options.set)
     gclass = load_gclass(options.target)
     name = gclass.__name__.lower() if options.name is None else options.name
     app: GAplic | None = None
     try:
         app = GAplic("app", settings=settings)
+        if origin is not None:
+            app.listen = origin.listen  # type: ignore[method-assign]
         gobj = app.create_gobj(name, gclass, app)
         path = gobj.path
         for number in _RELOAD:
             app.on_signal(number, partial(_reload, app))
-        app.on_terminate(partial(_drain, app, options.drain_timeout))
+        if origin is None:
+            watch(app, options)
+        else:
+            watch_tree(app)
+            if options.stats is not None or options.metrics is not None:
+                app.measure_turns()
+        app.on_terminate(_who_speaks(app, origin, options.drain_timeout))
         # Whoever reads that it starts may stop it at once, before the gaplic minds the signals
         # itself. To interrupt a loop that is being set up would leave its pieces lying about.
         stop_without_terminal = partial(_stop_without_terminal, app)
@@ -152,23 +195,50 @@ def _run(options: argparse.Namespace) -> int:
             _on_signals(app.stop, signal.SIGINT, signal.SIGTERM),
             _on_signals(stop_without_terminal, *_RELOAD),
         ):
-            logger.info("%s starts (%s); Ctrl-C or SIGTERM stops it", path, options.target)
+            logger.info(
+                "%s starts (%s); Ctrl-C or SIGTERM stops it", path, options.target,
+                extra=about(gobj, target=str(options.target)),
+            )  # fmt: skip
             app.start()
-        logger.info("%s has stopped", path)
+        logger.info("%s has stopped", path, extra=about(path=path))
+    except MisuseError:
+        # An option that needs what is not installed.
+        raise
     except (GinsfsmError, ListenError) as error:
-        say(f"{options.target} cannot start: {error}")
-        return FAILED
+        return _failed(f"{options.target} cannot start: {error}", origin)
     except Exception as error:
-        say(f"{options.target} failed: {told_of(error)}")
-        return FAILED
+        return _failed(f"{options.target} failed: {told_of(error)}", origin)
     finally:
         if app is not None:
             app.destroy_gobj(app)
     return DONE
 
 
-def _drain(app: GAplic, timeout: float) -> None:
+def _failed(why: str, origin: Origin | None) -> int:
+    if logs.are_json():
+        logger.critical("%s", why, extra=about())
+    else:
+        say(why)
+    if origin is not None:
+        # The rest stands above it in the log already.
+        origin.cannot_start(why.partition("\n")[0], FAILED)
+    return FAILED
+
+
+def _who_speaks(app: GAplic, origin: Origin | None, timeout: float) -> Callable[[], object]:
+    """Make who tells the parent, or the service manager, how we are; returns what SIGTERM does."""
+    if origin is not None:
+        supervised = app.create_gobj(None, Supervised, app)
+        supervised.attach(origin)
+        return partial(app.send_event, supervised, EV_TERMINATE(timeout))
+    announcer = app.create_gobj(None, Announcer, app)
+    announcer.attach(ServiceManager.of_environment())
+    return partial(_drain, app, announcer, timeout)
+
+
+def _drain(app: GAplic, announcer: Announcer, timeout: float) -> None:
     """Let every server of the tree end its connections, then stop."""
+    app.send_event(announcer, EV_STOPPING(timeout))
     if any(isinstance(gobj, GServerSock) for gobj in app.walk()):
         app.create_gobj(None, Shutdown, app, timeout=timeout)
     else:
@@ -184,15 +254,23 @@ def _reload(app: GAplic) -> None:
         return
     servers = [gobj for gobj in app.walk() if isinstance(gobj, GServerSock)]
     secure = [server for server in servers if server.config.ssl_options]
-    logger.info("SIGHUP: reloading TLS of %d servers", len(secure))
+    logger.info(
+        "SIGHUP: reloading TLS of %d servers", len(secure),
+        extra=about(app, signal="SIGHUP", count=len(secure)),
+    )  # fmt: skip
+    announcers = [gobj for gobj in app.walk() if isinstance(gobj, Announcer)]
+    for one in announcers:
+        app.send_event(one, EV_RELOADING())
     for server in secure:
         app.send_event(server, EV_RELOAD_TLS())
+    for one in announcers:
+        app.send_event(one, EV_RELOADED())
 
 
 def _stop_without_terminal(app: GAplic) -> bool:
     if not _terminal_has_gone():
         return False
-    logger.info("SIGHUP: the terminal has been closed; stopping")
+    logger.info("SIGHUP: the terminal has been closed; stopping", extra=about(app, signal="SIGHUP"))
     app.stop()
     return True
 
@@ -223,6 +301,11 @@ def _heed_later() -> None:
     """A SIGHUP while everything is being read for the first time: there is nothing newer."""
     if _terminal_has_gone():
         _interrupt()
+
+
+def _nothing_to_see() -> None:
+    """A SIGUSR1 before the start; the system's own way would be to end the process."""
+    logger.info("SIGUSR1: there is no tree yet", extra=about(signal="SIGUSR1"))
 
 
 def _interrupt() -> None:

@@ -29,6 +29,8 @@ class Ledger(Generic[T]):
         failed: how many failed while they were being made, by `count_failed`.
         handshakes: how many handshakes of TLS were completed, by `count_handshake`.
         failed_handshakes: how many were not, by `count_failed_handshake`.
+        accept_errors: failed accepts by the name of the error, by `count_accept_error`.
+        rx_bytes: what those that have closed had received, by `add_traffic`; likewise the others.
         on_close: called without arguments after each close, when the entry has gone; the server
             goes on accepting with it. A server that ends sets it to `None` and leaves the ledger to
             its connections.
@@ -36,6 +38,7 @@ class Ledger(Generic[T]):
 
     __slots__ = (
         "_open",
+        "accept_errors",
         "accepted",
         "failed",
         "failed_handshakes",
@@ -43,6 +46,10 @@ class Ledger(Generic[T]):
         "on_close",
         "refused",
         "refused_by",
+        "rx_bytes",
+        "rx_messages",
+        "tx_bytes",
+        "tx_messages",
     )
 
     def __init__(self) -> None:
@@ -54,6 +61,11 @@ class Ledger(Generic[T]):
         self.failed = 0
         self.handshakes = 0
         self.failed_handshakes = 0
+        self.accept_errors: dict[str, int] = {}
+        self.rx_bytes = 0
+        self.tx_bytes = 0
+        self.rx_messages = 0
+        self.tx_messages = 0
         self.on_close: Callable[[], None] | None = None
 
     def open(self, connection: T) -> None:
@@ -108,6 +120,17 @@ class Ledger(Generic[T]):
     def count_failed_handshake(self) -> None:
         """Count a handshake of TLS that failed or took too long."""
         self.failed_handshakes += 1
+
+    def count_accept_error(self, name: str) -> None:
+        """Count an accept that failed, by the name of the error, such as `"EMFILE"`."""
+        self.accept_errors[name] = self.accept_errors.get(name, 0) + 1
+
+    def add_traffic(self, rx_bytes: int, tx_bytes: int, rx_messages: int, tx_messages: int) -> None:
+        """Keep what a connection that closes now has carried."""
+        self.rx_bytes += rx_bytes
+        self.tx_bytes += tx_bytes
+        self.rx_messages += rx_messages
+        self.tx_messages += tx_messages
 
     def __len__(self) -> int:
         """How many are open now."""

@@ -105,6 +105,7 @@ class TlsStream:
         "_out",
         "_owed",
         "_owner",
+        "_plain",
         "_read",
         "_sock",
         "_unsent",
@@ -134,6 +135,7 @@ class TlsStream:
         # What has come of the peer and OpenSSL has not been given yet.
         self._held = received
         self._unsent = unsent
+        self._plain = 0 if unsent is None else unsent.size
         self._object: ssl.SSLObject | None = None
         self._in: ssl.MemoryBIO
         self._out: ssl.MemoryBIO
@@ -169,6 +171,13 @@ class TlsStream:
     def only_plain_waits(self) -> bool:
         """Whether plain bytes from before TLS wait for the peer, and nothing of TLS was sent."""
         return self._object is None and self._unsent is not None
+
+    @property
+    def plain_sent(self) -> int:
+        """How many of the plain bytes from before TLS the kernel has taken."""
+        unsent = self._unsent
+        # No step of TLS is made before the last of them has left.
+        return self._plain - (unsent.size if self._object is None and unsent is not None else 0)
 
     def take_back(self) -> OutputQueue | None:
         """The plain bytes from before TLS that the peer has not taken; the stream is over."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import logging
+import math
 import socket
 import struct
 from collections import deque
@@ -13,14 +14,18 @@ from typing import TYPE_CHECKING, Any, Final
 from ginsfsm.event import Event
 from ginsfsm.gconfig import param
 from ginsfsm.gobj import GObj, _destroy
+from ginsfsm.logs.fields import about
+from ginsfsm.net.addresses import format_address
 from ginsfsm.net.framing import FrameError, Framing, framing_fault
 from ginsfsm.net.networks import read_networks
 from ginsfsm.net.output import OutputQueue
 from ginsfsm.net.proxy_header import ProxyHeader
 from ginsfsm.net.reason import Reason
+from ginsfsm.net.socket_options import options_faults, read_options
 from ginsfsm.net.tls import option_faults
 from ginsfsm.net.tls_source import TlsSource
 from ginsfsm.net.tls_stream import TlsStream
+from ginsfsm.net.unix_address import unix_faults
 from ginsfsm.poller import READ, Poller
 from ginsfsm.sock.events import (
     EV_CONNECT_FAILED,
@@ -49,6 +54,11 @@ RX_SIZE: Final = 64 * 1024
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """SO_LINGER for no seconds: closing sends a reset and frees what the kernel still holds."""
 
+KERNEL_KEEPS: Final = frozenset(
+    {"nodelay", "keepalive", "keepalive_interval", "keepalive_count", "user_timeout"}
+)
+"""Parameters that `set_options` hands to the kernel."""
+
 
 class SockBase(GObj):
     """A descriptor that the poller watches, and the end of it.
@@ -59,6 +69,7 @@ class SockBase(GObj):
         balancer: the address that the connection comes from where a PROXY header told another one.
         proxy: that header; None without one.
         rx_bytes: how many plain bytes came from the peer, over all connections of this gsock.
+        tx_bytes: how many plain bytes the kernel, or TLS, has taken, likewise.
         tls: what was agreed on with TLS; None where the connection is plain, or is none.
     """
 
@@ -68,6 +79,9 @@ class SockBase(GObj):
         subscriber: GObj | None = param(None, "subscriber of all output events; None is the parent")
         host: str = param("", "host to connect to, name or address")
         port: int = param(0, "port to connect to", ge=0, le=65535)
+        unix_path: str = param(
+            "", "Unix socket to connect to, instead of host and port; '@name' is an abstract one"
+        )
         connect_timeout: float = param(30.0, "seconds to get connected in; 0 is no limit", ge=0)
         ssl_options: dict[str, Any] = param({}, "ssl options; {} is a plain connection")
         start_tls: bool = param(
@@ -120,6 +134,19 @@ class SockBase(GObj):
             60, "seconds of silence after which the kernel asks for the peer; 0 is never",
             ge=0, le=32767,
         )  # fmt: skip
+        keepalive_interval: int = param(
+            15, "seconds between two such questions; 0 is the system's", ge=0, le=32767
+        )
+        keepalive_count: int = param(
+            4, "questions without an answer that end it; 0 is the system's", ge=0, le=127
+        )
+        user_timeout: float = param(
+            0.0, "seconds that what was sent may wait for the peer's kernel; 0 is the system's",
+            ge=0, le=2147483,
+        )  # fmt: skip
+        socket_options: dict[str, Any] = param(
+            {}, "any others, by name: {'SO_RCVBUF': 65536}; they go before the system's"
+        )
 
         _server_side = False
         """Which side of the handshake it takes; not a parameter."""
@@ -138,11 +165,23 @@ class SockBase(GObj):
             wrong = framing_fault(self.framing, self.max_frame)
             if wrong is not None:
                 yield f"framing: {wrong}"
+            if self.user_timeout and not hasattr(socket, "TCP_USER_TIMEOUT"):
+                yield "user_timeout: this system has no TCP_USER_TIMEOUT; give keepalive"
+            yield from self._place_misfits()
             if self.tx_low_water > self.tx_high_water:
                 yield (
                     f"tx_low_water: expected at most tx_high_water ({self.tx_high_water}), "
                     f"got {self.tx_low_water}"
                 )
+
+        def _place_misfits(self) -> Iterator[str]:
+            """What is wrong with where to connect to; a server's is where to listen."""
+            if self.unix_path:
+                yield from (f"unix_path: {fault}" for fault in unix_faults(self.unix_path))
+            options = options_faults(
+                read_options(self.socket_options), is_unix=bool(self.unix_path)
+            )
+            yield from (f"socket_options: {fault}" for fault in options)
 
     outputs: Sequence[type[Event]] = (
         EV_CONNECTED,
@@ -177,6 +216,7 @@ class SockBase(GObj):
         "_reason",
         "_reception",
         "_rx_before",
+        "_rx_count",
         "_rx_ended",
         "_since",
         "_sock",
@@ -184,12 +224,14 @@ class SockBase(GObj):
         "_tls",
         "_tls_source",
         "_tx",
+        "_tx_count",
         "_tx_error",
         "balancer",
         "peername",
         "proxy",
         "rx_bytes",
         "sockname",
+        "tx_bytes",
     )
 
     peername: Any
@@ -197,6 +239,11 @@ class SockBase(GObj):
     balancer: Any
     proxy: ProxyHeader | None
     rx_bytes: int
+    tx_bytes: int
+    _rx_count: float
+    """Messages that came. To add 1.0 takes two thirds of the time of an int, and is exact up to
+    2**53."""
+    _tx_count: float
     _sock: _socket.socket | None
     """The descriptor: what the poller watches and what is closed."""
     _stream: _socket.socket | TlsStream | None
@@ -261,12 +308,18 @@ class SockBase(GObj):
         self._poller = self.gaplic.poller
         self.balancer = None
         self.proxy = None
-        self.rx_bytes = 0
+        self.rx_bytes = self.tx_bytes = 0
+        self._rx_count = self._tx_count = 0.0
         self._tls_source = self._own_tls_source() if self.config.ssl_options else None
         self._clear()
 
     def _own_tls_source(self) -> TlsSource | None:
         raise NotImplementedError
+
+    def parameters_written(self, names: frozenset[str]) -> None:
+        """What the kernel keeps for a connection holds for it as it stands."""
+        if self._sock is not None and names & KERNEL_KEEPS:
+            set_options(self._sock, self.config)
 
     @property
     def _counts_by_address(self) -> bool:
@@ -274,6 +327,16 @@ class SockBase(GObj):
         if self._state.name == "ST_PROXY" or (self.proxy is not None and self.proxy.local):
             return False
         return isinstance(self.peername, tuple)
+
+    @property
+    def rx_messages(self) -> int:
+        """How many messages came: frames, or without a framing what each receive gave."""
+        return int(self._rx_count)
+
+    @property
+    def tx_messages(self) -> int:
+        """How many messages were accepted to be sent, frames or not."""
+        return int(self._tx_count)
 
     @property
     def queued(self) -> int:
@@ -384,15 +447,25 @@ class SockBase(GObj):
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             except OSError as error:
-                logger.debug("%s: no reset to %s: %s", self.path, self.peername, error)
+                logger.debug(
+                    "%s: no reset to %s: %s", self.path, format_address(self.peername), error,
+                    extra=about(self, peer=self.peername, error=error),
+                )  # fmt: skip
         sock.close()
         self._sock = None
+        if self._kept is not None and self._tls is not None:
+            # Of an upgrade that did not come to its end.
+            self.tx_bytes += self._tls.plain_sent
         self._clear()
         reception = self._reception
         if reception is not None:
             if self._place is not None:
                 reception.admission.leave(self._place)
                 self._place = None
+            # As long as the gsock is a server's it has this one connection.
+            reception.ledger.add_traffic(
+                self.rx_bytes, self.tx_bytes, self.rx_messages, self.tx_messages
+            )
             reception.ledger.close(self)
 
     def _tell_later(self, event: Event) -> None:
@@ -428,7 +501,20 @@ class SockBase(GObj):
 
 def set_options(sock: _socket.socket, config: type[SockBase.config]) -> None:
     """Set the socket options of the parameters; accepted sockets inherit them of the listener."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        # A Unix socket has none of them, and needs none: its peer cannot vanish.
+        return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, config.nodelay)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, config.keepalive > 0)
-    if config.keepalive and hasattr(socket, "TCP_KEEPIDLE"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, config.keepalive)
+    if config.keepalive:
+        for name, value in (
+            ("TCP_KEEPIDLE", config.keepalive),
+            ("TCP_KEEPINTVL", config.keepalive_interval),
+            ("TCP_KEEPCNT", config.keepalive_count),
+        ):
+            if value and hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # In milliseconds, where 0 is the system's own.
+        milliseconds = math.ceil(config.user_timeout * 1000)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ginsfsm.errors import EventError
 from ginsfsm.gobj import _destroy
+from ginsfsm.logs.fields import about
 from ginsfsm.net.addresses import format_address
 from ginsfsm.net.admission import Refusal
 from ginsfsm.net.framing import FrameError, make_framing
@@ -129,6 +130,7 @@ class Receiving(Securing):
             level,
             "%s: no PROXY header from %s: %s",
             self.path, format_address(self.peername), event.error or "it closed the connection",
+            extra=about(self, peer=self.peername, reason=event.reason, error=event.error),
         )  # fmt: skip
         assert self._reception is not None
         self._reception.refuse(self.peername, Refusal.PROXY)
@@ -168,6 +170,7 @@ class Receiving(Securing):
         self._heard = self._poller.now
         framing = self._framing
         if framing is None:
+            self._rx_count += 1.0
             self._tell(EV_RX_DATA(data))
             return
         try:
@@ -183,6 +186,7 @@ class Receiving(Securing):
             # Not while the owner has paused, and no more when it has dropped or upgraded.
             if not self._mask & READ or self._state.name != "ST_CONNECTED":
                 return
+            self._rx_count += 1.0
             self._tell(EV_RX_FRAME(frames.popleft()))
         # Not where the owner has dropped it at the last good one, and its good-bye is on its way.
         if self._frame_error is not None and self._state.name in ("ST_CONNECTED", "ST_HANDSHAKE"):

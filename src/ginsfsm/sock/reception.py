@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from ginsfsm.logs.fields import about
 from ginsfsm.net.admission import Admission, Refusal
 from ginsfsm.net.ledger import Ledger
 from ginsfsm.net.tls_source import TlsSource
@@ -81,4 +82,5 @@ class Reception:
                 "destroy_gobj(event.source) on EV_DISCONNECTED, or give the server "
                 "destroy_on_disconnect=True",
                 subscriber, self.forgotten, self.path,
+                extra=about(path=self.path, count=self.forgotten),
             )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 from ginsfsm.errors import GConfigError, GObjError
 from ginsfsm.gconfig import Config, _report
 from ginsfsm.gobj import GObj, _adopt, _destroy
+from ginsfsm.logs.fields import about
 from ginsfsm.net.addresses import format_address
 from ginsfsm.net.admission import Refusal
 from ginsfsm.net.output import OutputQueue
@@ -51,6 +52,7 @@ class Securing(Sending):
 
     def parameters_written(self, names: frozenset[str]) -> None:
         """What concerns TLS holds for the next connection."""
+        super().parameters_written(names)
         if "ssl_options" in names:
             self._tls_source = self._own_tls_source()
 
@@ -75,7 +77,7 @@ class Securing(Sending):
             faults = [f"ssl_options: {fault}" for fault in error.faults]
             raise GConfigError(_report(f"{self.path} ({type(self).__name__})", faults)) from None
         for warning in tls.warnings:
-            logger.warning("%s: ssl_options: %s", self.path, warning)
+            logger.warning("%s: ssl_options: %s", self.path, warning, extra=about(self))
         return TlsSource(tls)
 
     def _begin_tls(
@@ -191,6 +193,8 @@ class Securing(Sending):
 
     def ac_upgraded(self, _event: EV_SECURED) -> None:
         kept, self._kept = self._kept, None
+        assert self._tls is not None
+        self.tx_bytes += self._tls.plain_sent
         self._begin_talk()
         self._secured()
         if self._tx is not None:
@@ -250,6 +254,7 @@ class Securing(Sending):
             logging.DEBUG if silent and isinstance(error, ConnectionError) else logging.INFO,
             "%s: the TLS handshake with %s failed: %s",
             self.path, format_address(self.peername), failure(error),
+            extra=about(self, peer=self.peername, error=error),
         )  # fmt: skip
 
     def ac_start_tls(self, event: EV_START_TLS) -> None:
@@ -275,6 +280,7 @@ class Securing(Sending):
     def ac_drop_plain(self, event: EV_DROP) -> None:
         """Nothing of TLS has left yet: end as if it had never been asked for."""
         assert self._tls is not None
+        self.tx_bytes += self._tls.plain_sent
         self._tx = self._tls.take_back()
         self._stream = self._sock
         self._tls = None
@@ -335,11 +341,12 @@ class Securing(Sending):
         assert self._reception is not None
         try:
             session = make(self)
-        except Exception:
+        except Exception as error:
             self._reception.ledger.count_failed()
             logger.exception(
                 "%s: no session could be made for %s",
                 self._reception.path, format_address(self.peername),
+                extra=about(self, path=self._reception.path, peer=self.peername, error=error),
             )  # fmt: skip
             _destroy(self)
             return False

@@ -7,6 +7,8 @@ import socket
 from typing import Final
 
 from ginsfsm.errors import EventError
+from ginsfsm.logs.fields import about
+from ginsfsm.net.addresses import format_address
 from ginsfsm.net.output import OutputQueue
 from ginsfsm.net.reason import Reason, reason_of
 from ginsfsm.poller import WRITE
@@ -47,6 +49,8 @@ class Sending(SockBase):
         except OSError as error:
             self._send_failed(error)
             return NOT_ACCEPTED
+        self.tx_bytes += sent
+        self._tx_count += 1.0
         if sent != len(data):
             rest = memoryview(data)[sent:]
             # A buffer that the sender may change must be copied; bytes cannot change.
@@ -78,6 +82,7 @@ class Sending(SockBase):
             return NOT_ACCEPTED
         if data:
             self._append(data)
+        self._tx_count += 1.0
         return True
 
     def _append(self, data: bytes | memoryview) -> None:
@@ -102,6 +107,7 @@ class Sending(SockBase):
             self._send_failed(error)
             return
         queue.sent(sent)
+        self.tx_bytes += sent
         if queue.full and queue.size < self.config.tx_low_water:
             queue.full = False
             self.gaplic.poller.defer(self._tell_ready)
@@ -126,7 +132,10 @@ class Sending(SockBase):
                 self._sock.shutdown(socket.SHUT_WR)  # type: ignore[union-attr]
             except OSError:
                 # Reset already: then reading will say so.
-                logger.debug("%s: already reset by %s", self.path, self.peername)
+                logger.debug(
+                    "%s: already reset by %s", self.path, format_address(self.peername),
+                    extra=about(self, peer=self.peername),
+                )  # fmt: skip
         if self._rx_ended or EV_FLUSHED in self._state:
             # Nothing is left to read, or nobody who wants it.
             self.send_event(self, EV_FAILED(self._tx_error))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import _socket
 import logging
+from errno import errorcode
 from typing import Any, Final
 
 from ginsfsm.c_sock import EV_CONNECTED, GSock
 from ginsfsm.gobj import GObj, _destroy, _make
+from ginsfsm.logs.fields import about
 from ginsfsm.net.addresses import format_address
 from ginsfsm.net.admission import Refusal
 from ginsfsm.net.networks import packed_address
@@ -57,6 +59,7 @@ class Admitting(Renewing):
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
+                self.ledger.count_accept_error(errorcode.get(error.errno or 0, "OTHER"))
                 if error.errno in RETRY_ERRNOS:
                     continue
                 self.send_event(self, EV_NO_ROOM(error))
@@ -115,11 +118,12 @@ class Admitting(Renewing):
                 gsock.send_event(gsock, EV_ACCEPTED(peername, sockname))
             else:
                 gsock.send_event(gsock, EV_ACCEPTED_TLS(peername, sockname))
-        except Exception:
+        except Exception as error:
             self.ledger.count_failed()
             logger.exception(
-                "%s: the connection of %s could not be made", self.path, format_address(peername)
-            )
+                "%s: the connection of %s could not be made", self.path, format_address(peername),
+                extra=about(self, peer=peername, error=error),
+            )  # fmt: skip
             if place is not None:
                 shared.admission.leave(place)
             if gsock is not None:
@@ -168,6 +172,7 @@ class Admitting(Renewing):
                 logger.debug(
                     "%s: %s did not take why it was turned away: %s",
                     self.path, format_address(peername), error,
+                    extra=about(self, peer=peername, reason=why, error=error),
                 )  # fmt: skip
             try:
                 # Closing with unread input makes the kernel send a reset, which can destroy that.
@@ -179,7 +184,11 @@ class Admitting(Renewing):
         self._shared.refuse(peername, why)
 
     def _refused(self, peername: Any, why: Refusal) -> None:
-        logger.debug("%s: turned away %s: %s", self.path, format_address(peername), why)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "%s: turned away %s: %s", self.path, format_address(peername), why,
+                extra=about(self, peer=peername, reason=why),
+            )  # fmt: skip
         self._tell(EV_REFUSED(peername, why))
 
     def _alarm(self) -> None:
@@ -189,7 +198,10 @@ class Admitting(Renewing):
         now = self.gaplic.time()
         if len(self.ledger) >= threshold and now - self._alarm_at >= self.config.alarm_cooldown:
             self._alarm_at = now
-            logger.warning("%s: %d connections are open", self.path, len(self.ledger))
+            logger.warning(
+                "%s: %d connections are open", self.path, len(self.ledger),
+                extra=about(self, open=len(self.ledger)),
+            )  # fmt: skip
             self._tell(EV_ALARM(len(self.ledger), threshold))
 
     def _free_child_name(self, subscriber: GObj) -> str:
@@ -237,11 +249,13 @@ class Admitting(Renewing):
                 "%s: no room for more connections (%s) with %d open; accepting again when one "
                 "closes, clients wait meanwhile",
                 self.path, event.error.strerror, len(self.ledger),
+                extra=about(self, error=event.error, open=len(self.ledger)),
             )  # fmt: skip
         else:
             logger.error(
                 "%s: accepting failed (%s) with %d open; trying again every %s s",
                 self.path, event.error, len(self.ledger), PAUSE,
+                extra=about(self, error=event.error, open=len(self.ledger), seconds=PAUSE),
             )  # fmt: skip
 
 

@@ -14,12 +14,17 @@ from ginsfsm.net.addresses import format_address
 from ginsfsm.net.admission import Admission, Limits, limits_faults
 from ginsfsm.net.certificate_watch import CertificateWatch
 from ginsfsm.net.ledger import Ledger
+from ginsfsm.net.listening import Listening
 from ginsfsm.net.networks import Networks, read_networks
+from ginsfsm.net.place import Place, place_faults
+from ginsfsm.net.socket_options import read_options
+from ginsfsm.net.unix_address import read_mode
 from ginsfsm.sock.base import SockBase, set_options
 from ginsfsm.sock.reception import Reception
 from ginsfsm.srv.events import EV_ALARM, EV_DRAINED, EV_DRAINING, EV_REFUSED
 from ginsfsm.srv.listener import Listener
 from ginsfsm.srv.sessions import Sessions
+from ginsfsm.stats import ServerStats
 
 if TYPE_CHECKING:
     from ginsfsm.clock import TimerHandle
@@ -27,8 +32,12 @@ if TYPE_CHECKING:
 __all__ = ["ServerBase"]
 
 FIXED: Final = frozenset(
-    {"subscriber", "host", "port", "ports", "use_multi_ports", "backlog", "session"}
-)
+    {
+        "subscriber", "host", "hosts", "port", "ports", "use_multi_ports", "unix_path", "unix_mode",
+        "unix_owner", "fd", "fd_name", "backlog", "reuse_port", "v6only", "interface",
+        "socket_options", "session",
+    }
+)  # fmt: skip
 """Parameters that say where and for whom the server listens, which is settled in `start_up`."""
 
 LIMITS: Final = frozenset(Limits.__dataclass_fields__)
@@ -47,6 +56,22 @@ class ServerBase(GSock):
         )
         ports: tuple[int, ...] = param((), "ports to try with use_multi_ports, in order")
         use_multi_ports: bool = param(False, "listen on the first free one of the ports")
+        hosts: tuple[str, ...] = param((), "several hosts, instead of host; all get the same port")
+        unix_path: str = param(
+            "", "Unix socket to listen on, instead of host and port; '@name' is an abstract one"
+        )
+        unix_mode: str = param("", "permissions of its file, as '0660'; '' leaves it to the umask")
+        unix_owner: str = param("", "owner of its file, as 'user', 'user:group' or ':group'")
+        fd: int = param(
+            -1, "descriptor of a socket that listens already, instead of host and port; -1 is none",
+            ge=-1, le=1048575,
+        )  # fmt: skip
+        fd_name: str = param(
+            "", "name of the sockets that a service manager hands over, instead of host and port"
+        )
+        reuse_port: bool = param(False, "let other processes listen on the same port as well")
+        v6only: bool = param(True, "IPv6 sockets take IPv6 alone; else IPv4 too, as ::ffff:1.2.3.4")
+        interface: str = param("", "network interface that clients come through; '' is any")
         ssl_options: dict[str, Any] = param({}, "ssl options")
         watch_certificates: float = param(
             0.0, "seconds between two looks whether the files of ssl_options changed; 0 is never",
@@ -94,6 +119,42 @@ class ServerBase(GSock):
             if self.session_parameters and self.session is None:
                 yield "session_parameters: there is no session that they could be for"
 
+        def _place_misfits(self) -> Iterator[str]:
+            ways = {
+                "hosts": bool(self.hosts),
+                "unix_path": bool(self.unix_path),
+                "fd": self.fd >= 0,
+                "fd_name": bool(self.fd_name),
+            }
+            given = [name for name, is_given in ways.items() if is_given]
+            if len(given) > 1:
+                yield (
+                    f"{', '.join(given)}: expected one way to say where to listen, got "
+                    f"{len(given)}; make a server for each"
+                )
+            if self.unix_mode and read_mode(self.unix_mode) is None:
+                yield (
+                    "unix_mode: expected permissions in octal digits, as '0660', got "
+                    f"{self.unix_mode!r}"
+                )
+            yield from place_faults(self._place())
+
+        def _place(self) -> Place:
+            return Place(
+                hosts=self.hosts or (self.host,),
+                ports=self.ports if self.use_multi_ports else (self.port,),
+                backlog=self.backlog,
+                reuse_port=self.reuse_port,
+                v6only=self.v6only,
+                interface=self.interface,
+                unix_path=self.unix_path,
+                unix_mode=read_mode(self.unix_mode),
+                unix_owner=self.unix_owner,
+                fd=self.fd,
+                fd_name=self.fd_name,
+                socket_options=read_options(self.socket_options),
+            )
+
         def _limits(self) -> Limits:
             return Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})
 
@@ -112,6 +173,7 @@ class ServerBase(GSock):
         "_drain",
         "_guarded",
         "_listeners",
+        "_listening",
         "_look",
         "_no_room_at",
         "_room",
@@ -122,6 +184,8 @@ class ServerBase(GSock):
 
     ledger: Ledger[SockBase]
     _listeners: tuple[Listener, ...]
+    _listening: Listening | None
+    """What the sockets of the listeners came from; None when they are closed."""
     _count: int
     _guarded: bool
     """Whether anything decides who may come in; without, an accept need not ask."""
@@ -139,6 +203,7 @@ class ServerBase(GSock):
         # Before anything that can fail: `go_out` looks at them.
         self._look = self._drain = self._room = None
         self._listeners = ()
+        self._listening = None
         self._watch_of_files = CertificateWatch()
         self._count = 0
         self._no_room_at = self._alarm_at = float("-inf")
@@ -182,6 +247,9 @@ class ServerBase(GSock):
         for listener in self._listeners:
             set_options(listener.sock, self.config)
 
+    def _place_to_listen(self) -> Place:
+        return cast(Any, self.config)._place()  # type: ignore[no-any-return]
+
     def _limits(self) -> Limits:
         return cast(Any, self.config)._limits()  # type: ignore[no-any-return]
 
@@ -194,6 +262,38 @@ class ServerBase(GSock):
             for gsock in self.ledger:
                 if gsock._place is None and gsock._counts_by_address:
                     gsock._place = admission.enter(gsock.peername[0])
+
+    def stats(self) -> ServerStats:
+        """What it and its connections have done until now, those that have closed among them.
+
+        Exact at this moment. It visits every open connection, which takes about a millisecond for
+        a thousand of them.
+        """
+        ledger = self.ledger
+        received, sent = ledger.rx_bytes, ledger.tx_bytes
+        came, went = ledger.rx_messages, ledger.tx_messages
+        queued = 0
+        for gsock in ledger:
+            received += gsock.rx_bytes
+            sent += gsock.tx_bytes
+            came += gsock.rx_messages
+            went += gsock.tx_messages
+            queued += gsock.queued
+        return ServerStats(
+            rx_bytes=received,
+            tx_bytes=sent,
+            rx_messages=came,
+            tx_messages=went,
+            queued_bytes=queued,
+            accepted=ledger.accepted,
+            closed=ledger.accepted - len(ledger),
+            open=len(ledger),
+            refused=dict(ledger.refused_by),
+            failed=ledger.failed,
+            handshakes=ledger.handshakes,
+            failed_handshakes=ledger.failed_handshakes,
+            accept_errors=dict(ledger.accept_errors),
+        )
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -228,7 +328,7 @@ class ServerBase(GSock):
         shared: Mapping[str, object] = {
             name: getattr(self.config, name)
             for name in GSock.config._params
-            if name not in ("subscriber", "host", "port", "ssl_options")
+            if name not in ("subscriber", "host", "port", "unix_path", "ssl_options")
         }
         owner = f"{self.path}, its connections"
         self._children_config = self.gaplic.configure(GSock, "", owner, shared)

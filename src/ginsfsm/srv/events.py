@@ -54,6 +54,8 @@ class EV_DRAIN(Event):
     """
 
     timeout: float = 30.0
+    others_accept: bool = False
+    """Other processes accept on the same sockets, so who waits in the queue is left to them."""
 
 
 class EV_DRAINING(Event):

@@ -47,7 +47,8 @@ class Listener:
         self._kind = (int(sock.family), int(sock.type), sock.proto)
         address = sock.getsockname()
         # Bound to one address, every connection has it; else each has to be asked for its own.
-        self.sockname = None if address[0] in ("0.0.0.0", "::") else address
+        wild = isinstance(address, tuple) and address[0] in ("0.0.0.0", "::")
+        self.sockname = None if wild else address
 
     def accept(self) -> tuple[_socket.socket, Any]:
         """The next connection and its peer's address. Raises OSError as the system call does."""

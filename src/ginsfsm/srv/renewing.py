@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ginsfsm.errors import GConfigError
+from ginsfsm.logs.fields import about
 from ginsfsm.net.certificate import Certificate
 from ginsfsm.srv.base import ServerBase
 from ginsfsm.srv.events import EV_LOOK, EV_RELOAD_TLS
@@ -36,7 +37,9 @@ class Renewing(ServerBase):
     def ac_reload_tls(self, _event: EV_RELOAD_TLS) -> bool:
         source = self._tls_source
         if source is None:
-            logger.warning("%s: there is no TLS to reload: it has no ssl_options", self.path)
+            logger.warning(
+                "%s: there is no TLS to reload: it has no ssl_options", self.path, extra=about(self)
+            )
             return False
         # Seen before they are read: what changes meanwhile is found at the next look.
         self._watch_of_files.see(source.tls.files)
@@ -45,9 +48,12 @@ class Renewing(ServerBase):
             assert fresh is not None
             source.tls = fresh.tls
         except GConfigError as error:
-            logger.error("not reloaded, the certificates from before serve on: %s", error)
+            logger.error(
+                "not reloaded, the certificates from before serve on: %s", error,
+                extra=about(self, error=error),
+            )  # fmt: skip
             return False
-        logger.info("%s: TLS reloaded%s", self.path, _dates(self.certificates))
+        logger.info("%s: TLS reloaded%s", self.path, _dates(self.certificates), extra=about(self))
         self._warn_of_new()
         return True
 
@@ -80,7 +86,7 @@ class Renewing(ServerBase):
 
     def _warn_of_dates(self) -> None:
         for warning in self._watch_of_files.warnings(self.certificates):
-            logger.warning("%s: %s", self.path, warning)
+            logger.warning("%s: %s", self.path, warning, extra=about(self))
 
     def _warn_of_new(self) -> None:
         """The same, when they have just been read: that one has expired has been said with that."""

@@ -1,0 +1,145 @@
+"""`ginsfsm run TARGET --workers N`: the parent of N processes that run the target.
+
+A worker is this command line once more, started by exec; a variable in its environment says that it
+is one. What only the parent has to do with, the service manager and the sockets that it gave, is
+not in that environment.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from ginsfsm.c_workers import Workers
+from ginsfsm.census import Census
+from ginsfsm.command.report import DONE, MisuseError
+from ginsfsm.command.watching import watch
+from ginsfsm.gaplic import GAplic
+from ginsfsm.logs.fields import about
+from ginsfsm.service_manager import ServiceManager
+from ginsfsm.workers.events import EV_ROLL, EV_TERMINATE, EV_UPGRADE
+from ginsfsm.workers.origin import HEIR, Origin
+
+__all__ = ["add_options", "run_workers"]
+
+logger = logging.getLogger("ginsfsm")
+
+LISTENING = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
+
+NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", *LISTENING)
+
+
+def add_options(run: argparse.ArgumentParser) -> None:
+    """Add those that concern workers."""
+    run.add_argument(
+        "--workers",
+        metavar="N",
+        type=_count,
+        help="serve with N processes on the same ports; one that dies is started again, SIGHUP "
+        "replaces all, one by one, by new ones (default: this process serves itself)",
+    )
+    run.add_argument(
+        "--worker-timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=Workers.config.silence,
+        help="how long a worker's loop may stand still before it is killed and started again "
+        "(default: %(default)g); 0 is for ever",
+    )
+
+
+def run_workers(options: argparse.Namespace, has_no_terminal: Callable[[GAplic], bool]) -> int:
+    """Run the parent until it is stopped.
+
+    Args:
+        options: those of the command line.
+        has_no_terminal: called on SIGHUP. Where that meant that the terminal has been closed, it
+            stops the gaplic and returns True; else it is asked for new workers.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        MisuseError: the system cannot do that.
+    """
+    if not hasattr(socket, "send_fds") or os.name != "posix":
+        raise MisuseError("--workers needs a system on which processes can share sockets")
+    heir_environment = _for_heir(os.environ)
+    predecessor = Origin.of_environment(HEIR)
+    service = ServiceManager.of_environment()
+    app = GAplic("parent")
+    try:
+        workers = app.create_gobj(
+            "workers",
+            Workers,
+            app,
+            count=options.workers,
+            command=_own_command(options.words),
+            environment={
+                name: value for name, value in os.environ.items() if name not in NOT_FOR_WORKERS
+            },
+            heir_environment=heir_environment,
+            drain_timeout=options.drain_timeout,
+            silence=options.worker_timeout,
+        )
+        workers.attach(service, predecessor)
+
+        def roll() -> None:
+            if not has_no_terminal(app):
+                app.send_event(workers, EV_ROLL())
+
+        app.on_signal(signal.SIGHUP, roll)
+        app.on_signal(signal.SIGUSR2, partial(app.send_event, workers, EV_UPGRADE()))
+        app.on_terminate(partial(app.send_event, workers, EV_TERMINATE(options.drain_timeout)))
+        census = Census(workers)
+        watch(app, options, census, lambda: [one.pid for one in workers.crew if one.pid])
+        if options.stats is not None or options.metrics is not None:
+            census.keep_asking()
+        logger.info(
+            "starting %d worker%s (%s); Ctrl-C or SIGTERM stops them",
+            options.workers, "" if options.workers == 1 else "s", options.target,
+            extra=about(workers, count=options.workers, target=str(options.target)),
+        )  # fmt: skip
+        app.start()
+        logger.info("%s has stopped", workers.path, extra=about(path=workers.path))
+        return workers.exit_status or DONE
+    finally:
+        app.destroy_gobj(app)
+
+
+def _for_heir(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a new parent is started with: ours, but for what names our own process."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in ("WATCHDOG_PID", *LISTENING, HEIR)
+    }
+
+
+def _own_command(words: Sequence[str] | None) -> tuple[str, ...]:
+    """What this process was started as, or would have been if these are not its own words."""
+    if words is not None:
+        return (sys.executable, "-m", "ginsfsm", *words)
+    # With the flags of Python, and by the script or by -m: each looks for modules in its own way.
+    begin = len(sys.orig_argv) - len(sys.argv) + 1
+    return (sys.executable, *sys.orig_argv[1:begin], *sys.argv[1:])
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of processes, 1 to 1024")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, 0 or more, as in 30 or 2.5")
+    return seconds

@@ -1,0 +1,96 @@
+"""Exporter: a server that tells a Prometheus what a gaplic has counted.
+
+It is a GServerSock like every other, with a session (`Scrape`) for each scraper, and limits that
+fit: few connections, and silence ends them. So whatever a scraper does, the program that is looked
+at does not notice; and its own numbers stand on the page as well.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final, Protocol
+
+from prometheus_client.core import Metric
+from prometheus_client.exposition import choose_encoder
+
+from ginsfsm.c_sock import EV_CONNECTED
+from ginsfsm.c_srv_sock import EV_DRAINED, EV_DRAINING, EV_REFUSED, GServerSock
+from ginsfsm.gconfig import param
+from ginsfsm.gobj import GObj
+from ginsfsm.metrics.families import families
+from ginsfsm.metrics.scrape import Scrape
+from ginsfsm.row import on
+from ginsfsm.snapshot import Snapshot, snapshot
+
+__all__ = ["Exporter", "Source"]
+
+MAX_SCRAPERS: Final = 32
+"""Connections at one time. A pair of Prometheus servers has two; who comes above is turned away."""
+
+SILENCE: Final = 90.0
+"""Seconds after which a scraper that says nothing, or reads nothing, is ended. The default interval
+of Prometheus is 60."""
+
+Source = Callable[[], Snapshot | Awaitable[Snapshot]]
+"""Where the numbers come from; it may have to ask other processes first."""
+
+
+class _Registry(Protocol):
+    def collect(self) -> Any: ...
+
+
+class Exporter(GObj):
+    """Serves /metrics, for Prometheus and whatever reads what it reads."""
+
+    class config(GObj.config):
+        """Where to listen, and what to tell."""
+
+        host: str = param("127.0.0.1", "address to listen on; the page says how busy you are")
+        port: int = param(9100, "port to listen on; 0 takes a free one", ge=0, le=65535)
+        source: Any = param(None, "called for the snapshot; None is that of this gaplic")
+        registry: Any = param(
+            None, "prometheus_client registry with metrics of your own, told as well"
+        )
+
+    server: GServerSock
+
+    def start_up(self) -> None:
+        """Listen."""
+        self.server = self.create_gobj(
+            "server", GServerSock, self,
+            host=self.config.host, port=self.config.port,
+            session=Scrape, session_parameters={"page": self._page},
+            max_connections=MAX_SCRAPERS, overflow="reject",
+            first_data_timeout=10.0, idle_timeout=SILENCE, tx_max=0,
+        )  # fmt: skip
+
+    async def _page(self, accept: str) -> tuple[bytes, str]:
+        source: Source | None = self.config.source
+        found = snapshot(self.gaplic) if source is None else source()
+        if inspect.isawaitable(found):
+            found = await found
+        encode, kind = choose_encoder(accept)
+        return encode(_Collected(found, self.config.registry)), kind
+
+    machine = {
+        "ST_SERVING": [
+            on(EV_CONNECTED, None),
+            on(EV_REFUSED, None),
+            on(EV_DRAINING, None),
+            on(EV_DRAINED, None),
+        ],
+    }
+
+
+class _Collected:
+    """What the encoders of prometheus_client take for a registry."""
+
+    def __init__(self, found: Snapshot, registry: _Registry | None) -> None:
+        self._found = found
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        yield from families(self._found)
+        if self._registry is not None:
+            yield from self._registry.collect()

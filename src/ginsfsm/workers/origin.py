@@ -1,0 +1,119 @@
+"""Origin: what a worker process knows of its parent, and what ties it to it.
+
+The parent starts us with the end of a socket pair, whose number stands in the environment. When the
+parent dies, however that was, the kernel closes its end, and we read the end of the channel. A
+process whose loop is stuck reads nothing. So on Linux the kernel is asked for a signal as well,
+which no process can overlook: a parent that dies leaves nobody behind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import MutableMapping
+from typing import Final
+
+from ginsfsm.logs.fields import about
+from ginsfsm.net.listen_error import ListenError
+from ginsfsm.net.listening import Listening
+from ginsfsm.net.place import Place
+from ginsfsm.net.unix_address import removal_of
+from ginsfsm.workers.channel import Channel
+from ginsfsm.workers.events import EV_CANNOT_START, EV_WANT_TO_LISTEN
+from ginsfsm.workers.places import Key
+
+__all__ = ["HEIR", "Origin", "VARIABLE"]
+
+logger: Final = logging.getLogger("ginsfsm")
+
+VARIABLE: Final = "GINSFSM_WORKER"
+"""Names the variable that makes a process a worker: descriptor and process number of the parent."""
+
+HEIR: Final = "GINSFSM_HEIR"
+"""Names the variable that makes a process the successor of a parent."""
+
+PR_SET_PDEATHSIG: Final = 1
+"""prctl(2). It holds until the process changes its user or group."""
+
+ANSWER: Final = 60.0
+"""Seconds that the parent may take to open a socket; it resolves names meanwhile."""
+
+
+class Origin:
+    """The parent of this process, which is a worker.
+
+    Attributes:
+        channel: our end.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.channel = Channel(sock)
+
+    @classmethod
+    def of_environment(
+        cls, variable: str = VARIABLE, environment: MutableMapping[str, str] = os.environ
+    ) -> Origin | None:
+        """The parent that the environment names; None where this process is no worker.
+
+        The variable is removed there. A worker whose parent has died meanwhile ends here. With
+        `HEIR` it is the old parent whose place we take, and we live on without it.
+        """
+        given = environment.pop(variable, "")
+        if not given:
+            return None
+        descriptor, _, parent = given.partition(":")
+        sock = socket.socket(fileno=int(descriptor))
+        # Whatever the target starts must not keep the channel open when we have died.
+        sock.set_inheritable(False)
+        if variable == VARIABLE:
+            _die_with(int(parent))
+        return cls(sock)
+
+    def listen(self, path: str, place: Place) -> Listening:
+        """The sockets of a server, from the parent.
+
+        Raises:
+            ListenError: the parent cannot listen there.
+        """
+        try:
+            answer, sockets = self.channel.ask(EV_WANT_TO_LISTEN(path, place), ANSWER)
+        except ConnectionError as error:
+            raise ListenError(error.errno or 0, f"{path}: {error}") from error
+        if not sockets:
+            raise ListenError(answer.errno, answer.error)
+        return Listening(tuple(sockets), answer.port, shared=answer.inherited)
+
+    def inherit(self, key: Key) -> Listening | None:
+        """The sockets that an old parent hands over to us, its successor; None where it has none.
+
+        Whatever prevents it is logged, and then we open them ourselves.
+        """
+        path, place = key
+        try:
+            answer, sockets = self.channel.ask(EV_WANT_TO_LISTEN(path, place), ANSWER)
+        except ConnectionError as error:
+            logger.warning("the old parent hands nothing over: %s", error, extra=about(error=error))
+            return None
+        if not sockets:
+            return None
+        remove = removal_of(place.unix_path) if place.kind == "unix_path" else None
+        return Listening(tuple(sockets), answer.port, answer.inherited, remove)
+
+    def cannot_start(self, reason: str, status: int) -> None:
+        """Tell why we are going to end."""
+        self.channel.send(EV_CANNOT_START(reason, status))
+
+
+def _die_with(parent: int) -> None:
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"prctl(PR_SET_PDEATHSIG): {os.strerror(number)}")
+    if os.getppid() != parent:
+        # It died before the kernel was asked.
+        raise SystemExit(1)

@@ -1,0 +1,82 @@
+"""Every log call says in `extra` what it is about, in one vocabulary, and the docs list it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ginsfsm import GAplic, GObj
+from ginsfsm.c_sock import Reason
+from ginsfsm.logs import FIELDS, about
+
+ROOT = Path(__file__).parent.parent.parent
+SRC = ROOT / "src" / "ginsfsm"
+
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
+
+
+def log_calls(path: Path) -> Iterator[ast.Call]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in LEVELS
+            and isinstance(node.func.value, ast.Name)
+            and node.func.value.id in {"logger", "logging"}
+        ):
+            yield node
+
+
+MODULES = sorted(
+    path.relative_to(SRC) for path in SRC.glob("**/*.py") if any(True for _ in log_calls(path))
+)
+
+
+def test_there_are_log_calls_to_look_at() -> None:
+    assert len(MODULES) > 10
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_every_log_call_has_its_fields(module: Path) -> None:
+    faults = []
+    for call in log_calls(SRC / module):
+        (extra,) = [one.value for one in call.keywords if one.arg == "extra"] or [None]
+        if not isinstance(extra, ast.Call) or ast.unparse(extra.func) not in {"about", "_about"}:
+            faults.append(f"line {call.lineno}: no extra=about(...)")
+            continue
+        faults += [
+            f"line {call.lineno}: {one.arg!r} is not in FIELDS"
+            for one in extra.keywords
+            if one.arg not in FIELDS
+        ]
+    assert not faults
+
+
+def test_the_page_lists_the_fields() -> None:
+    page = (ROOT / "docs" / "operation.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|$", page, re.MULTILINE))
+    assert {name: rows.get(name) for name in FIELDS} == FIELDS
+
+
+class Plain(GObj):
+    machine = {"ST_IDLE": []}
+
+
+def test_what_is_known_is_said_and_nothing_else() -> None:
+    app = GAplic("app")
+    gobj = app.create_gobj("one", Plain, app)
+    assert about() == {}
+    assert about(gobj) == {"path": "app/one", "gclass": "Plain", "state": "ST_IDLE"}
+    found = about(
+        gobj, peer=("::1", 5, 0, 0), source=app, error=OSError(), reason=Reason.PEER, count=None
+    )
+    assert list(found) == ["path", "gclass", "state", "source", "peer", "error", "reason"]
+    assert found["peer"] == "[::1]:5"
+    assert found["source"] == "app"
+    assert found["error"] == "OSError"
+    assert type(found["reason"]) is str
+    app.destroy_gobj(app)

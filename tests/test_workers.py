@@ -1,0 +1,460 @@
+"""`ginsfsm run --workers`: real processes that are killed, hang, and are replaced under load."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from conftest import RunAsync
+from crew import Crew, Tally, attempts, is_alive, wait_until
+from ginsfsm import GAplic
+from ginsfsm.c_workers import Workers
+from ginsfsm.snapshot import Snapshot
+from ginsfsm.stats import ServerStats
+from ginsfsm.workers.totals import Totals
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to see what lives")
+
+
+class TestServing:
+    def test_all_share_the_port_and_end_on_sigterm(self, tmp_path: Path) -> None:
+        with Crew(tmp_path, workers=3) as crew:
+            crew.serves()
+            said = crew.said(r"ports (\d+) (\d+) of (\d+)")
+            # Port 0 twice in the target: two ports, the same two in every worker.
+            assert len(said) == 3
+            assert len({(first, second) for first, second, _ in said}) == 1
+            assert said[0][0] != said[0][1]
+            pids = {int(pid) for _, _, pid in said}
+            assert pids == crew.processes()
+            assert crew.serving(3) == pids
+            assert crew.process.pid not in pids
+            crew.signal(signal.SIGTERM)
+            assert crew.ends() == 0
+            assert not any(map(is_alive, pids))
+            assert len(crew.said("worker [123] has left")) == 3
+            assert b"Traceback" not in crew.output
+            assert b"ResourceWarning" not in crew.output
+
+    def test_a_client_may_finish_and_the_queue_is_taken(self, tmp_path: Path) -> None:
+        """SIGTERM: who is connected, and who waits to be accepted, is still served."""
+        with Crew(tmp_path, workers=1) as crew:
+            crew.serves()
+            with crew.connect() as client:
+                client.say(b"pause")
+                assert client.hear() == b"pause"
+                with crew.waiting() as waiting:
+                    crew.signal(signal.SIGTERM)
+                    assert waiting.greeted() == client.pid
+                    for one in (client, waiting):
+                        one.say(b"still there?")
+                        assert one.hear() == b"still there?"
+                    with pytest.raises(ConnectionRefusedError):
+                        crew.connect()
+            assert crew.ends() == 0
+            assert crew.said("drained; 0 connections had to be aborted")
+
+    def test_who_does_not_end_is_aborted_in_time(self, tmp_path: Path) -> None:
+        with Crew(tmp_path, "--drain-timeout", "0.2") as crew:
+            crew.serves()
+            with crew.connect() as client:
+                crew.signal(signal.SIGTERM)
+                assert client.hear() == b""
+                assert crew.ends() == 0
+            assert crew.said("drained; 1 connection had to be aborted")
+
+    @pytest.mark.parametrize("signals", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM)])
+    def test_at_once(self, signals: tuple[int, ...], tmp_path: Path) -> None:
+        """SIGINT, or a second SIGTERM, does not wait for connections."""
+        with Crew(tmp_path) as crew:
+            crew.serves()
+            pids = crew.processes()
+            with crew.connect() as client:
+                for number in signals:
+                    crew.signal(number)
+                    crew.says("stopping on|draining 2 workers" if number is signals[0] else "")
+                assert client.hear() == b""
+                assert crew.ends() in (0, -signal.SIGTERM)
+            wait_until(lambda: not any(map(is_alive, pids)), "that all workers have gone")
+
+    def test_a_unix_socket(self, tmp_path: Path) -> None:
+        """It belongs to the parent: no worker that ends removes its file."""
+        path = tmp_path / "socket"
+        with Crew(tmp_path, "--set", f"echo.unix_path={path}") as crew:
+            crew.says("workers serve")
+
+            def pid() -> int:
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.settimeout(20)
+                    client.connect(str(path))
+                    with client.makefile("rb") as file:
+                        return int(file.readline())
+
+            first = pid()
+            os.kill(first, signal.SIGKILL)
+            crew.says("died")
+            assert path.exists()
+            assert pid() != first
+            crew.signal(signal.SIGHUP)
+            crew.says("workers serve")
+            assert path.exists()
+            pid()
+            crew.signal(signal.SIGTERM)
+            assert crew.ends() == 0
+            assert not path.exists()
+
+
+class TestDeath:
+    """A worker dies, in one way or another."""
+
+    def test_one_that_is_killed_is_started_again(self, tmp_path: Path) -> None:
+        with Crew(tmp_path) as crew:
+            crew.serves()
+            with crew.connect() as client:
+                os.kill(client.pid, signal.SIGKILL)
+                assert client.hear() == b""
+            line = crew.says(r"ERROR worker (\d) died: (.*)$")
+            assert line.group(2) == (
+                b"killed by SIGKILL, as the system does where memory runs out; "
+                b"the next one starts in 1 s"
+            )
+            crew.says(rf"worker {int(line.group(1))} serves as process")
+            assert client.pid not in crew.serving(2)
+
+    def test_it_takes_its_port_from_the_parent(self, tmp_path: Path) -> None:
+        """All are dead: clients wait in the queue of the parent's socket, nobody is refused."""
+        with Crew(tmp_path, workers=1) as crew:
+            crew.serves()
+            before = crew.processes()
+            os.kill(*before, signal.SIGKILL)
+            crew.says("died")
+            with crew.connect() as client:
+                assert {client.pid} == crew.processes()
+                assert client.pid not in before
+
+    def test_longer_and_longer_waits(self, tmp_path: Path) -> None:
+        with Crew(tmp_path, workers=1) as crew:
+            crew.serves()
+            for seconds in (b"1", b"2"):
+                with crew.connect() as client:
+                    client.say(b"abort")
+                    said = crew.says(
+                        "worker 1 died: killed by SIGABRT; the next one starts in (.*) s"
+                    )
+                    assert said.group(1) == seconds
+
+    def test_out_of_memory(self, tmp_path: Path) -> None:
+        """An action that gets no memory costs its connection; the worker serves on."""
+        with Crew(tmp_path, workers=1) as crew:
+            crew.serves()
+            with crew.connect() as client, crew.connect() as other:
+                client.say(b"memory")
+                assert client.hear() == b""
+                crew.says("EV_RX_FRAME from .* raised MemoryError")
+                other.say(b"alive?")
+                assert other.hear() == b"alive?"
+                assert crew.greeting() == client.pid
+            assert not crew.said("died")
+
+    def test_one_that_hangs_is_killed(self, tmp_path: Path) -> None:
+        """The others serve meanwhile, and it is said."""
+        with Crew(tmp_path, "--worker-timeout", "1") as crew:
+            crew.serves()
+            with crew.connect() as client:
+                client.say(b"hang")
+                said = crew.says(r"worker (\d): process (\d+) is stuck: no sign of life for 3 s")
+                assert int(said.group(2)) == client.pid
+                assert client.hear() == b""
+            crew.says("worker . died: killed by SIGKILL.*: is stuck")
+            crew.says(rf"worker {int(said.group(1))} serves")
+            assert client.pid not in crew.serving(2)
+
+    def test_a_parent_that_was_stopped_kills_nobody(self, tmp_path: Path) -> None:
+        """Control-Z and fg: nobody listened to the signs of life meanwhile."""
+        with Crew(tmp_path, "--worker-timeout", "1") as crew:
+            crew.serves()
+            pids = crew.processes()
+            crew.signal(signal.SIGSTOP)
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            # What this waits for is that time passes.
+            time.sleep(3.5)
+            crew.signal(signal.SIGCONT)
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+            assert crew.serving(2) == pids
+            crew.signal(signal.SIGHUP)
+            crew.says("2 workers serve$")
+            assert not crew.said("stuck")
+
+    def test_random_kills_under_load(self, tmp_path: Path) -> None:
+        """Who is served by one that dies loses that connection. Nobody is ever refused."""
+        random = Random(5)
+        with Crew(tmp_path, workers=3) as crew:
+            crew.serves()
+            tally = Tally()
+
+            async def under_load() -> None:
+                killed = 0
+                load = asyncio.create_task(
+                    attempts(crew.port, 500, tally, lambda: killed == 4, may_lose=True)
+                )
+                try:
+                    while killed < 4:
+                        served = tally.done
+                        while tally.done < served + 100:
+                            await asyncio.sleep(0.005)
+                        os.kill(random.choice(sorted(crew.processes())), signal.SIGKILL)
+                        killed += 1
+                        while len(crew.said("died: killed by SIGKILL")) < killed:
+                            await asyncio.sleep(0.005)
+                    await load
+                finally:
+                    load.cancel()
+
+            asyncio.run(under_load())
+            # An empty greeting is a ValueError: the end came where the number was expected.
+            assert set(tally.lost) <= {"ConnectionResetError", "ValueError", "incomplete"}
+            # At most the 16 that are under way, each time.
+            assert sum(tally.lost.values()) <= 4 * 16
+            wait_until(lambda: len(crew.serving(3)) == 3, "that all serve again")
+
+    def test_no_orphan_when_the_parent_is_killed(self, tmp_path: Path) -> None:
+        with Crew(tmp_path, workers=3) as crew:
+            crew.serves()
+            pids = crew.processes()
+            with crew.connect() as client:
+                # One that cannot notice by itself.
+                client.say(b"hang")
+                crew.signal(signal.SIGKILL)
+                crew.process.wait(30)
+                wait_until(lambda: not any(map(is_alive, pids)), "that all workers have gone")
+                assert client.hear() == b""
+            with pytest.raises(ConnectionRefusedError):
+                crew.connect()
+
+    def test_one_that_is_sent_sigterm_drains_and_is_replaced(self, tmp_path: Path) -> None:
+        with Crew(tmp_path) as crew:
+            crew.serves()
+            with crew.connect() as client:
+                os.kill(client.pid, signal.SIGTERM)
+                crew.says("draining 2 servers with 1 connection")
+                assert client.pid != crew.greeting()
+                client.say(b"still there?")
+                assert client.hear() == b"still there?"
+            crew.says("worker . serves")
+            assert client.pid not in crew.serving(2)
+            assert not crew.said("died")
+
+
+class TestStart:
+    """What cannot start, and says so."""
+
+    def test_a_target_that_raises(self, tmp_path: Path) -> None:
+        (tmp_path / "broken").touch()
+        with Crew(tmp_path) as crew:
+            assert crew.ends() == 1
+            assert crew.said(
+                "CRITICAL giving up: worker . cannot start: exit status 1: target.py:Echo failed: "
+                "ValueError: the target is broken"
+            )
+            assert not crew.said("starts in")
+
+    def test_a_port_that_is_taken(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with Crew(tmp_path, "--set", f"echo.port={port}") as crew:
+                assert crew.ends() == 1
+                assert crew.said(
+                    f"giving up: worker . cannot start: .*127.0.0.1:{port}: port in use"
+                )
+
+    def test_a_target_that_does_not_exist(self, tmp_path: Path) -> None:
+        with Crew(tmp_path, "--set", "echo.prot=1", "--name", "echo") as crew:
+            assert crew.ends() == 1
+            assert crew.said("giving up: worker . cannot start: .*prot")
+        with Crew(tmp_path, "--settings", "missing.toml") as crew:
+            assert crew.ends() == 2
+            assert crew.said("giving up: worker . cannot start: exit status 2: .*missing.toml")
+
+    def test_one_that_dies_at_its_start_again_and_again(
+        self, run_async: RunAsync, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Here the test is the parent, with shorter waits than the command's 1, 2 and 4 s."""
+
+        async def parent() -> None:
+            app = GAplic("parent")
+            command = (sys.executable, "-c", "raise SystemExit(7)")
+            workers = app.create_gobj("workers", Workers, app, command=command, backoff=0.01)
+            await app.serve()
+            assert (workers.state, workers.exit_status) == ("ST_FAILED", 1)
+
+        caplog.set_level("INFO", "ginsfsm")
+        run_async(parent)
+        deaths = [one for one in caplog.messages if "died at its start: exit status 7" in one]
+        assert [one.partition("starts in ")[2] for one in deaths] == ["0.01 s", "0.02 s", "0.04 s"]
+        assert caplog.messages[-1] == (
+            "giving up: worker 1 died at its start 4 times in succession and no other one serves; "
+            "the last time: exit status 7"
+        )
+
+    def test_one_that_cannot_be_executed(
+        self, run_async: RunAsync, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def parent() -> None:
+            app = GAplic("parent")
+            app.create_gobj("workers", Workers, app, command=("/nonexistent",), backoff=0.001)
+            await app.serve()
+
+        run_async(parent)
+        assert "cannot be started: [Errno 2] No such file or directory" in caplog.messages[-1]
+
+    def test_one_that_is_not_ready_in_time(
+        self, run_async: RunAsync, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def parent() -> None:
+            app = GAplic("parent")
+            command = (sys.executable, "-c", "import time; time.sleep(1000)")
+            app.create_gobj(
+                "workers", Workers, app, command=command, backoff=0.001, start_timeout=0.05
+            )
+            await app.serve()
+
+        run_async(parent)
+        assert caplog.messages[-1].endswith(": was not ready after 0.05 s")
+
+    @pytest.mark.parametrize("wrong", ["0", "-1", "two", "1.5", "1025", ""])
+    def test_no_number_of_workers(self, wrong: str, tmp_path: Path) -> None:
+        with Crew(tmp_path, f"--workers={wrong}", workers=None) as crew:
+            assert crew.ends() == 2
+            assert crew.said("expected a number of processes, 1 to 1024")
+
+    def test_sigterm_before_they_serve(self, tmp_path: Path) -> None:
+        (tmp_path / "hangs").touch()
+        with Crew(tmp_path) as crew:
+            wait_until(lambda: len(crew.processes()) == 2, "that both have been started")
+            pids = crew.processes()
+            crew.says("starting 2 workers")
+            crew.signal(signal.SIGTERM)
+            assert crew.ends() == 0
+            assert not any(map(is_alive, pids))
+
+
+class TestRoll:
+    """SIGHUP: every worker is replaced."""
+
+    def test_all_are_replaced_and_clients_stay(self, tmp_path: Path) -> None:
+        with Crew(tmp_path) as crew:
+            crew.serves()
+            before = crew.processes()
+            with crew.connect() as client:
+                crew.signal(signal.SIGHUP)
+                crew.says("replacing 2 workers")
+                crew.says("2 workers serve$")
+                crew.wait_for_others_than(before)
+                client.say(b"still there?")
+                assert client.hear() == b"still there?"
+            wait_until(lambda: not any(map(is_alive, before)), "that the old ones have gone")
+            assert len(crew.processes()) == 2
+
+    def test_the_queue_is_left_to_the_new_ones(self, tmp_path: Path) -> None:
+        with Crew(tmp_path, workers=1) as crew:
+            crew.serves()
+            with crew.connect() as client:
+                client.say(b"pause")
+                assert client.hear() == b"pause"
+                with crew.waiting() as waiting:
+                    crew.signal(signal.SIGHUP)
+                    assert waiting.greeted() != client.pid
+                    waiting.say(b"hello")
+                    assert waiting.hear() == b"hello"
+
+    def test_what_is_new_and_broken_does_not_replace(self, tmp_path: Path) -> None:
+        with Crew(tmp_path) as crew:
+            crew.serves()
+            before = crew.processes()
+            (tmp_path / "broken").touch()
+            crew.signal(signal.SIGHUP)
+            crew.says(
+                "ERROR not replaced: the new worker died at its start: .*the target is broken; "
+            )
+            crew.says("2 workers serve$")
+            assert crew.serving(2) == before == crew.processes()
+            (tmp_path / "broken").unlink()
+            crew.signal(signal.SIGHUP)
+            crew.says("2 workers serve$")
+            crew.wait_for_others_than(before)
+
+    def test_again_while_it_rolls(self, tmp_path: Path) -> None:
+        """What has changed meanwhile reaches every worker, by one more roll and not by ten."""
+        with Crew(tmp_path) as crew:
+            crew.serves()
+            crew.signal(signal.SIGHUP)
+            crew.says("replacing")
+            for _ in range(10):
+                crew.signal(signal.SIGHUP)
+            crew.says("2 workers serve$")
+            crew.says("replacing")
+            crew.says("2 workers serve$")
+            crew.signal(signal.SIGTERM)
+            assert crew.ends() == 0
+            assert len(crew.said("replacing")) == 2
+
+    @pytest.mark.alone
+    def test_nobody_is_refused_and_no_byte_is_lost(self, tmp_path: Path) -> None:
+        """10 000 attempts while all workers are replaced again and again."""
+        with Crew(tmp_path) as crew:
+            crew.serves()
+            tally = Tally()
+
+            async def under_load() -> int:
+                rolls = 0
+                load = asyncio.create_task(attempts(crew.port, 10_000, tally, lambda: rolls > 3))
+                while not load.done():
+                    crew.signal(signal.SIGHUP)
+                    rolls += 1
+                    ends = rolls + 1
+                    while not load.done() and len(crew.said("workers serve$")) < ends:
+                        await asyncio.sleep(0.01)
+                await load
+                return rolls
+
+            rolls = asyncio.run(under_load())
+            assert not tally.lost
+            assert tally.done >= 10_000
+            assert rolls > 3
+            assert len(tally.by) >= 2 * (rolls - 1)
+
+
+class TestTotals:
+    """No counter runs backwards, whatever becomes of a worker."""
+
+    def test_the_sum_outlives_the_process(self) -> None:
+        def counted(accepted: int, open_now: int) -> Snapshot:
+            return Snapshot(servers={"app/server": ServerStats(accepted=accepted, open=open_now)})
+
+        totals = Totals()
+        heard: list[str] = []
+        totals.on_change.append(heard.append)
+        totals.note("worker_1", 100, counted(5, 2))
+        totals.note("worker_2", 101, counted(7, 3))
+        assert totals.sum() == counted(12, 5)
+        totals.note("worker_1", 100, counted(6, 1))
+        assert totals.sum().servers["app/server"].accepted == 13
+        # Killed: what it said last counts, but it has nothing open.
+        totals.ended("worker_2")
+        assert totals.sum().servers["app/server"].accepted == 13
+        assert totals.sum().servers["app/server"].open == 1
+        # The next process in the place of the first, which has drained.
+        totals.note("worker_1", 102, counted(1, 1))
+        assert totals.sum().servers["app/server"].accepted == 14
+        assert totals.sum().servers["app/server"].open == 1
+        totals.ended("worker_3")
+        assert heard == ["worker_1", "worker_2", "worker_1", "worker_2", "worker_1", "worker_1",
+                         "worker_3"]  # fmt: skip
