@@ -101,6 +101,11 @@ class _Setting:
 
 
 def _start(options: argparse.Namespace) -> int:
+    if "GINSFSM_FSM_COV" in os.environ:
+        # A test run that counts which rows fire has started this.
+        from ginsfsm.testing.coverage import record_process
+
+        record_process()
     logging.basicConfig(
         stream=sys.stderr,
         level=options.log_level.upper(),
