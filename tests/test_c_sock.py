@@ -32,6 +32,8 @@ from ginsfsm.c_sock import (
     EV_RX_DATA,
     EV_RX_END,
     EV_SEND_DATA,
+    EV_SEND_FRAME,
+    EV_START_TLS,
     EV_TRANSMIT_READY,
     EV_WRITE_OUTPUT_DATA,
     GSock,
@@ -1942,6 +1944,8 @@ def test_reasons_are_words() -> None:
         EV_FLUSH_OUTPUT_DATA(),
         EV_PAUSE_RX(),
         EV_RESUME_RX(),
+        EV_SEND_FRAME(b"x"),
+        EV_START_TLS(),
     ],
     ids=lambda event: type(event).__name__,
 )

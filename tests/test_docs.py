@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ginsfsm import GAplic
+from ginsfsm.draw import draw
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *(page for page in sorted((ROOT / "docs").glob("**/*.md")) if "_build" not in page.parts),
+]
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+FILE = re.compile(r"# (\w+\.py)\b")
+"""The first line of a block that is to be saved as a file; test_tutorial.py does that."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -21,6 +30,9 @@ def test_the_blocks_of_a_page_run(page: Path, capsys: pytest.CaptureFixture[str]
     # Not "__main__": the blocks that end with it would serve until a signal.
     scope: dict[str, object] = {"__name__": "a_page"}
     for block in BLOCK.finditer(text):
+        if FILE.match(block[1]):
+            compile(block[1], str(page), "exec")
+            continue
         # As many empty lines before it as the page has, so that a traceback names the page's line.
         lines_before = text[: block.start(1)].count("\n")
         exec(compile("\n" * lines_before + block.group(1), str(page), "exec"), scope)
@@ -37,10 +49,21 @@ def test_the_readme_shows_the_example_that_is_shipped() -> None:
     assert len(example) - len(blocks[0]) < 200
 
 
-def test_the_links_between_the_pages_lead_somewhere() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_links_between_the_pages_lead_somewhere(page: Path) -> None:
+    """On GitHub as well, where the README is read; what Sphinx makes of them it checks itself."""
+    for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)]*))?\)", page.read_text()):
+        found = page.parent / target if target else page
+        assert found.exists(), f"{page.name} links to {target}"
+        if anchor and found.suffix == ".md":
+            assert anchor in anchors_of(found), f"{page.name} links to {target}#{anchor}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that GitHub, and myst_heading_anchors, make of the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("heading", ["GServerSock", "Where a server listens"])
@@ -55,3 +78,21 @@ def test_the_parameters_of_the_page_are_those_of_the_class(heading: str) -> None
     assert len(rows) >= 6
     for name, default in rows:
         assert repr(declared[name]) == default, name
+
+
+def test_the_figures_of_the_page_are_those_that_were_measured() -> None:
+    """What docs/how-it-works.md says stands in benchmarks/README.md as well."""
+    measured = (ROOT / "benchmarks" / "README.md").read_text()
+    page = (ROOT / "docs" / "how-it-works.md").read_text()
+    rows = re.findall(r"^\|.*\d.*\|$", page.partition("## Figures")[2], re.MULTILINE)
+    figures = re.findall(r"\d+\.\d+", " ".join(rows))
+    assert len(figures) > 20
+    for figure in figures:
+        assert re.search(rf"(?<!\d)(?<!\d\.){re.escape(figure)}(?!\d)", measured), figure
+
+
+def test_the_picture_on_the_first_page_is_of_the_machine_above_it() -> None:
+    page = (ROOT / "docs" / "index.md").read_text()
+    scope: dict[str, Any] = {"__name__": "a_page"}
+    exec(BLOCK.findall(page)[0], scope)
+    assert f"```text\n{draw(scope['Greeter'], 'text').rstrip()}\n```" in page

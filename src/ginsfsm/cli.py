@@ -3,8 +3,8 @@
 Each command is a module of `ginsfsm.command`. What a command says goes to stderr; stdout belongs to
 the program that it runs, or to what it was asked to print. The exit status of all:
 
-- 0: it ran, and ended by SIGINT, SIGTERM or `stop()`;
-- 1: it could not start, by a parameter that does not fit as well;
+- 0: it ran, and ended by SIGINT, SIGTERM or `stop()`; `check` found nothing;
+- 1: it could not start, by a parameter that does not fit as well; `check` found something;
 - 2: the command line, the settings file or the target cannot be understood.
 """
 
@@ -12,6 +12,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
+from ginsfsm.command.check import add_check
+from ginsfsm.command.draw import add_draw
 from ginsfsm.command.report import MISUSED, MisuseError, say, write
 from ginsfsm.command.run import add_run
 from ginsfsm.errors import MachineError
@@ -54,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ginsfsm {_version()}")
     commands = parser.add_subparsers(title="commands", dest="command", required=True)
     add_run(commands)
+    add_draw(commands)
+    add_check(commands)
     return parser
 
 

@@ -14,8 +14,8 @@ import inspect
 import os
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ginsfsm.errors import MachineError, nearest
 from ginsfsm.event import Event
@@ -25,7 +25,14 @@ from ginsfsm.row import Postpone, Row, Table, bound, name_of
 if TYPE_CHECKING:
     from ginsfsm.gobj import GObj
 
-__all__ = ["checked_table"]
+__all__ = ["Fault", "checked_table"]
+
+Fault: TypeAlias = tuple[str, int, str]
+"""The file and the line where something is wrong, and what."""
+
+listener: Callable[[type[GObj], list[Fault]], None] | None = None
+"""Who is told of the faults of a class, which then comes to be with a table without rows; without
+one they are raised. A tool sets it that wants the faults of all classes, not of the first one."""
 
 
 def checked_table(cls: type[GObj], bases: Iterable[type[GObj]], file: str, line: int) -> Table:
@@ -48,6 +55,9 @@ def checked_table(cls: type[GObj], bases: Iterable[type[GObj]], file: str, line:
     _check_reach(table, faults)
     _check_events(cls, table, faults)
     _check_unused_actions(cls, table, faults)
+    if faults.found and listener is not None:
+        listener(cls, faults.found)
+        return {"ST_IDLE": []}
     faults.raise_any()
     return table
 
@@ -58,22 +68,22 @@ class _Faults:
     def __init__(self, cls: type[GObj], file: str, line: int) -> None:
         self.cls = cls
         self.place = (file, line)
-        self.lines: list[str] = []
+        self.found: list[Fault] = []
 
     def row(self, row: Row, state: str, problem: str) -> None:
         self.at((row.file, row.line), f"{state}: {row!r}: {problem}")
 
     def at(self, place: tuple[str, int] | None, problem: str) -> None:
         file, line = place or self.place
-        text = f"{_short(file)}:{line}: {problem}"
-        if text not in self.lines:
-            self.lines.append(text)
+        if (file, line, problem) not in self.found:
+            self.found.append((file, line, problem))
 
     def raise_any(self) -> None:
-        if self.lines:
-            count = len(self.lines)
+        if self.found:
+            count = len(self.found)
             head = f"{self.cls.__qualname__}: {count} fault{'s' if count > 1 else ''} in the class"
-            raise MachineError("\n  ".join([head, *self.lines]))
+            lines = [f"{_short(file)}:{line}: {problem}" for file, line, problem in self.found]
+            raise MachineError("\n  ".join([head, *lines]))
 
 
 def _check_config(cls: type[GObj], bases: Iterable[type[GObj]], faults: _Faults) -> None:
@@ -93,6 +103,14 @@ _CALLED: Final = ("start_up", "go_out", "parameters_written")
 def _check_body(cls: type[GObj], faults: _Faults) -> None:
     """Whether what stands in the body under another name was meant to be read by the library."""
     body = cls.__dict__
+    # GObj has one that says so, and the root of a tree is made by calling it.
+    if "__init__" in body and cls.__bases__ != (object,) and not cls._constructed:
+        code = body["__init__"].__code__
+        faults.at(
+            (code.co_filename, code.co_firstlineno),
+            "a gobj is made by create_gobj, which does not call __init__; "
+            "write start_up(self) instead",
+        )
     for name, value in body.items():
         if (
             "machine" not in body

@@ -156,6 +156,11 @@ def statistic(default: T, description: str) -> T:
     return cast(T, Param(default, description, None, None, None, read_only=True))
 
 
+listener: Callable[[type[Config], str, int, list[str]], None] | None = None
+"""Who is told of the faults of a declaration, and of its file and line; then the class comes to be
+without what is wrong. Without one they are raised. See the one in `ginsfsm.fault`."""
+
+
 class Config:
     """Base of every nested `config`. Read the parameters as attributes; `table()` lists them."""
 
@@ -165,7 +170,8 @@ class Config:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        own, faults = _declared(cls, sys._getframe(1))
+        frame = sys._getframe(1)
+        own, faults = _declared(cls, frame)
         cls._own_params = own
         # In order of declaration, first base first; which one counts is Python's rule for
         # attributes, so that the table says what an attribute gives.
@@ -183,7 +189,9 @@ class Config:
         cls._defaults_to_copy = tuple(
             name for name, one in cls._params.items() if isinstance(one.default, (dict, list, set))
         )
-        if faults:
+        if faults and listener is not None:
+            listener(cls, frame.f_code.co_filename, frame.f_lineno, faults)
+        elif faults:
             raise GConfigError(_report(f"{cls.__module__}.{cls.__qualname__}", faults))
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -214,7 +222,8 @@ class Config:
         """For a gclass to override: what is wrong between parameters that are right by themselves.
 
         Returns:
-            A sentence for each fault, the parameter first: `"low: expected less than high"`.
+            A sentence for each fault, which begins with the parameter, as in
+            `"low: expected less than high"`.
         """
         return ()
 

@@ -22,8 +22,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast, overload
 
 from ginsfsm import gconfig
-from ginsfsm.errors import EventError, GObjError, MachineError, StateError, nearest
+from ginsfsm.errors import EventError, GObjError, StateError, nearest
 from ginsfsm.event import Event
+from ginsfsm.gclass import GClass
 from ginsfsm.inspection import Created, Delivered, Destroyed, Refused
 from ginsfsm.row import Row
 from ginsfsm.smachine import (
@@ -75,7 +76,7 @@ class Subscription:
         return f"<{what} to {self.subscriber.path}>"
 
 
-class GObj:
+class GObj(metaclass=GClass):
     """Base of every gclass. Derive from it; make instances with `create_gobj`.
 
     A gclass may declare, in its body:
@@ -147,14 +148,10 @@ class GObj:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         frame = sys._getframe(1)
+        if frame.f_globals.get("__name__") == "abc" and frame.f_back is not None:
+            # The metaclass's own; behind it is the class statement.
+            frame = frame.f_back
         bases = [base for base in cls.__bases__ if issubclass(base, GObj)]
-        if "__init__" in cls.__dict__ and not cls._constructed:
-            code = cls.__dict__["__init__"].__code__
-            raise MachineError(
-                f"{cls.__qualname__}: 1 fault in the class\n  {code.co_filename}:"
-                f"{code.co_firstlineno}: a gobj is made by create_gobj, which does not call "
-                "__init__; write start_up(self) instead"
-            )
         cls.compiled = compile_machine(cls, bases, frame.f_code.co_filename, frame.f_lineno)
         _gclasses.setdefault(cls.__name__, []).append(cls)
 

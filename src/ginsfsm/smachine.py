@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 from ginsfsm.errors import EventError, nearest
 from ginsfsm.event import Event
@@ -35,13 +35,16 @@ __all__ = [
     "NotAccepted",
     "Postponed",
     "State",
+    "Witness",
     "change_state",
     "compile_machine",
     "enter_initial",
+    "recompile",
 ]
 
 Handler: TypeAlias = Callable[[Any, Any], Any]
 Hook: TypeAlias = Callable[[Any], Any]
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class NotAccepted:
@@ -394,6 +397,25 @@ def compile_machine(cls: type[GObj], bases: Iterable[type[GObj]], file: str, lin
     return _compiled(cls, checked_table(cls, bases, file, line))
 
 
+class Witness(Protocol):
+    """Wraps what a row runs, so as to see that it fires. Asked once a row, when it is compiled."""
+
+    def __call__(self, cls: type[GObj], state: State, row: Row, run: F, /) -> F: ...
+
+
+witness: Witness | None = None
+"""Who sees the rows of the tables that are compiled from now on; without one none pays for it."""
+
+
+def recompile(cls: type[GObj]) -> None:
+    """Compile the table of a gclass again, which the witness of now sees.
+
+    It holds for the gobjs that are made from now on.
+    """
+    table = {name: list(state.rows) for name, state in cls.compiled.states.items()}
+    cls.compiled = _compiled(cls, table)
+
+
 def _compiled(cls: type[GObj], table: Table) -> Machine:
     machine = Machine(cls.__qualname__)
     rows_of_all = [row for rows in table.values() for row in rows]
@@ -417,12 +439,15 @@ def _compiled(cls: type[GObj], table: Table) -> Machine:
         action: Hook = bound(cls, row.action)
         return _allowing_hook(action, frozenset(row.may)) if tracks_may else action
 
+    def seen(state: State, row: Row, run: F) -> F:
+        return run if witness is None else witness(cls, state, row, run)
+
     def handler_of(row: Row, state: State) -> Handler:
         if isinstance(row.action, Postpone):
-            return _postpone
+            return seen(state, row, _postpone)
         action = _nothing if row.action is None else action_of(row)
         target = machine.states.get(row.next_state or "", state)
-        return action if target is state else _changing(action, target, state)
+        return seen(state, row, action if target is state else _changing(action, target, state))
 
     def after_of(row: Row, state: State) -> After:
         action = None if row.action is None else hook_of(row)
@@ -432,7 +457,8 @@ def _compiled(cls: type[GObj], table: Table) -> Machine:
             change_state(gobj, target)
             return None if action is None or gobj.destroyed else action(gobj)
 
-        return After(row.seconds, _retrying_hook(run) if machine.postpones else run)
+        fire = seen(state, row, run)
+        return After(row.seconds, _retrying_hook(fire) if machine.postpones else fire)
 
     for state in machine.states.values():
         by_event: dict[type[Event], list[Row]] = {}
@@ -440,9 +466,9 @@ def _compiled(cls: type[GObj], table: Table) -> Machine:
             if row.kind == "on":
                 by_event.setdefault(row.event, []).append(row)
             elif row.kind == "enter":
-                state.enter = hook_of(row)
+                state.enter = seen(state, row, hook_of(row))
             elif row.kind == "leave":
-                state.leave = hook_of(row)
+                state.leave = seen(state, row, hook_of(row))
         state.afters = tuple(after_of(row, state) for row in state.rows if row.kind == "after")
         for event, rows in by_event.items():
             if rows[0].when is None:

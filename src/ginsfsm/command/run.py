@@ -120,6 +120,11 @@ class _Setting:
 
 
 def _start(options: argparse.Namespace) -> int:
+    if "GINSFSM_FSM_COV" in os.environ:
+        # A test run that counts which rows fire has started this.
+        from ginsfsm.testing.coverage import record_process
+
+        record_process()
     logs.set_up(options.log_level, options.log_format, options.log_limit)
     origin = Origin.of_environment()
     try:

@@ -1,0 +1,177 @@
+"""Place: what a command line names to be checked, and the modules that it means.
+
+A place is a package or a module (`app`, `app.door`), a file (`app/door.py`), a folder (`src`), and
+a gclass in a module or in a file (`app.door:Door`, `app/door.py:Door`). A file that stands in a
+package is imported as a module of it, so that its own imports work.
+
+Only files with a class that has a base are imported, since no other has a gclass: a setup script or
+a file of settings does not run only because it stands in the folder. A `__main__.py` never is.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+from ginsfsm.check.source import parsed
+
+__all__ = ["PLACE_FORM", "Place", "PlaceError", "import_file", "place_of"]
+
+PLACE_FORM: Final = (
+    "a package, package.module, file.py or folder; or one gclass, as in file.py:Class"
+)
+
+_NOT_SOURCE: Final = frozenset({"__pycache__", "build", "dist", "node_modules", "site-packages"})
+"""Folders that hold no source, or a copy of it."""
+
+
+class PlaceError(Exception):
+    """There is no such place; the text says what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is to be checked.
+
+    Attributes:
+        module: the dotted name of a module or of a package; empty where it is a path.
+        path: a file or a folder; None where it is a module.
+        gclass: the name of one gclass in it; empty where all are meant.
+    """
+
+    module: str
+    path: Path | None
+    gclass: str = ""
+
+    @property
+    def is_folder(self) -> bool:
+        return self.path is not None and self.path.is_dir()
+
+    def __str__(self) -> str:
+        where = self.module if self.path is None else str(self.path)
+        return f"{where}:{self.gclass}" if self.gclass else where
+
+
+def place_of(text: str) -> Place:
+    """What a text names. A file or a folder goes before a module of that name.
+
+    Raises:
+        PlaceError: it can name nothing, or there is no such file.
+    """
+    # From the right: a file on Windows has a colon of its own.
+    where, colon, gclass = text.rpartition(":")
+    if not colon or not where or not gclass.isidentifier() or Path(text).exists():
+        where, gclass = text, ""
+    path = Path(where)
+    if path.is_file() and where.endswith(".py"):
+        return Place("", path, gclass)
+    if where and path.is_dir() and not gclass:
+        return Place("", path)
+    if path.is_file():
+        raise PlaceError(f"{where!r} is no Python file: expected {PLACE_FORM}")
+    if all(part.isidentifier() for part in where.split(".")):
+        if where.endswith(".py"):
+            raise PlaceError(f"there is no file {where!r} (seen from {os.getcwd()})")
+        return Place(where, None, gclass)
+    if where.endswith(".py") or os.sep in where:
+        raise PlaceError(f"there is no file or folder {where!r} (seen from {os.getcwd()})")
+    raise PlaceError(f"{text!r} names nothing to check: expected {PLACE_FORM}")
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """The Python files under a folder, in order, without what is hidden, built or installed."""
+    for here, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if _is_source(Path(here, name)))
+        yield from (Path(here, name) for name in sorted(files) if _is_python(name))
+
+
+def _is_python(name: str) -> bool:
+    # An editor keeps its own beside a file, with a dot before the name.
+    return name.endswith(".py") and not name.startswith(".")
+
+
+def _is_source(folder: Path) -> bool:
+    if folder.name.startswith(".") or (folder / "pyvenv.cfg").exists():
+        return False
+    return folder.name not in _NOT_SOURCE or (folder / "__init__.py").exists()
+
+
+def files_of(module: ModuleType) -> Iterator[tuple[str, Path]]:
+    """The modules of a package by their names, with their files; of a module, itself."""
+    folders = getattr(module, "__path__", None)
+    if folders is None:
+        yield module.__name__, Path(module.__file__ or "")
+        return
+    for folder in folders:
+        for file in files_in(Path(folder)):
+            parts = file.relative_to(folder).with_suffix("").parts
+            if all(part.isidentifier() for part in parts):
+                names = [module.__name__, *(part for part in parts if part != "__init__")]
+                yield ".".join(names), file
+
+
+def may_have_gclass(file: Path) -> bool:
+    """Whether a file is worth to be imported: one that is no Python is, to hear why."""
+    if file.name == "__main__.py":
+        return False
+    tree = parsed(str(file))
+    return tree is None or any(
+        isinstance(node, ast.ClassDef) and node.bases for node in ast.walk(tree)
+    )
+
+
+def put_first_on_path(folder: str) -> None:
+    """Let imports look there first, as Python does with the folder of a program."""
+    # Whoever runs Python with -P does not want it.
+    if not sys.flags.safe_path and sys.path[:1] != [folder]:
+        sys.path.insert(0, folder)
+
+
+def import_file(file: Path) -> ModuleType:
+    """The module that a file is; as part of its package, where it stands in one."""
+    real = file.resolve()
+    root, names = real.parent, [real.stem]
+    while (root / "__init__.py").is_file():
+        names.insert(0, root.name)
+        root = root.parent
+    if names[-1] == "__init__" and len(names) > 1:
+        names.pop()
+    name = ".".join(names)
+    put_first_on_path(str(root))
+    if all(part.isidentifier() for part in names):
+        if name not in sys.modules and len(names) == 1 and name in sys.stdlib_module_names:
+            return _load_as(real, name)
+        module = importlib.import_module(name)
+        if module.__file__ is not None and Path(module.__file__).resolve() == real:
+            return module
+    # Another module has this name: a script may be named as one of the standard library.
+    return _load_as(real, names[-1])
+
+
+def _load_as(file: Path, stem: str) -> ModuleType:
+    stem = "".join(letter if letter.isidentifier() else "_" for letter in stem)
+    name, number = f"ginsfsm_target_{stem}", 1
+    while name in sys.modules:
+        if getattr(sys.modules[name], "__file__", None) == str(file):
+            return sys.modules[name]
+        number += 1
+        name = f"ginsfsm_target_{stem}_{number}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module

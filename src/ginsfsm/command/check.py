@@ -1,0 +1,69 @@
+"""`ginsfsm check TARGET...`: the faults of gclasses, and what is legal but smells."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ginsfsm.check.collect import Collection
+from ginsfsm.check.finding import SMELLS
+from ginsfsm.check.judge import findings_of
+from ginsfsm.check.place import PLACE_FORM, PlaceError, place_of
+from ginsfsm.check.report import FORMATS, report
+from ginsfsm.command.report import DONE, FAILED, MISUSED, MisuseError, say
+
+if TYPE_CHECKING:
+    # What `add_subparsers` returns has a private name.
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+__all__ = ["add_check"]
+
+
+def add_check(commands: "Commands") -> None:
+    """Add the command to those of the command line."""
+    check = commands.add_parser(
+        "check",
+        help="report the faults of gclasses, and what is legal but smells",
+        description="Import gclasses and report the faults of their tables and parameters, and "
+        "what is legal but smells. A comment silences a smell for its line, or at a class "
+        "statement for the class: # ginsfsm: ignore[CODE]. Exit status: 0 when there is nothing "
+        "to report; 1 when there is; 2 when a target cannot be found or imported.",
+        epilog="The smells: " + ", ".join(SMELLS) + ".",
+    )
+    check.add_argument("targets", metavar="TARGET", nargs="+", help=PLACE_FORM)
+    check.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="text",
+        help="how findings are printed on stdout; github: as annotations of a workflow "
+        "(default: text)",
+    )
+    check.add_argument(
+        "--ignore",
+        metavar="CODE",
+        action="append",
+        choices=list(SMELLS),
+        default=[],
+        help="a smell that is not wanted; may be given many times",
+    )
+    check.set_defaults(work=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    collection = Collection()
+    try:
+        for place in [place_of(text) for text in options.targets]:
+            collection.add(place)
+    except PlaceError as error:
+        raise MisuseError(str(error)) from error
+    findings = findings_of(collection, options.ignore)
+    told = report(findings, options.format, len(collection.gclasses))
+    if told:
+        print(told, flush=True)
+    checked = _count(len(collection.gclasses), "gclass", "gclasses")
+    say(f"{_count(len(findings), 'finding', 'findings')}; {checked} without a fault")
+    if any(one.code == "import" for one in findings):
+        return MISUSED
+    return FAILED if findings else DONE
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

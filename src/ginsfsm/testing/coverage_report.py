@@ -1,0 +1,157 @@
+"""What transition coverage found: as text, as JSON, and drawn."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+from ginsfsm.draw import draw
+from ginsfsm.gobj import GObj, _gclasses
+from ginsfsm.testing.coverage import TableRow
+
+__all__ = ["Report", "Table", "percent"]
+
+SUFFIXES: Final = {"mermaid": "mmd", "svg": "svg"}
+"""The formats of the drawings, and how their files end."""
+
+
+class Table(NamedTuple):
+    """The rows of one gclass, and whether each fired."""
+
+    gclass: str
+    rows: dict[TableRow, bool]
+
+    @property
+    def fired(self) -> int:
+        return sum(self.rows.values())
+
+
+class Report:
+    """The rows of a run, by gclass.
+
+    Args:
+        rows: every row, and whether it fired.
+    """
+
+    def __init__(self, rows: Mapping[TableRow, bool]) -> None:
+        by_gclass: dict[str, dict[TableRow, bool]] = {}
+        for row, fired in rows.items():
+            by_gclass.setdefault(f"{row.module}:{row.gclass}", {})[row] = fired
+        self.tables = [
+            Table(gclass, dict(sorted(by_gclass[gclass].items(), key=_place)))
+            for gclass in sorted(by_gclass)
+        ]
+        self.rows = len(rows)
+        self.fired = sum(rows.values())
+        self.percent = percent(self.fired, self.rows)
+
+    def text(self) -> Iterator[str]:
+        """A line for each gclass, and below it one for each row that never fired."""
+        for table in self.tables:
+            yield f"{table.gclass}: {_counted(table.fired, len(table.rows))}"
+            for row, fired in table.rows.items():
+                if not fired:
+                    yield f"  {_short(row.file)}:{row.line}: {row.state}: {row.text}"
+        if len(self.tables) != 1:
+            yield f"all: {_counted(self.fired, self.rows)}"
+
+    def write_json(self, file: Path) -> None:
+        """Everything, for programs; the keys are described in docs/coverage.md."""
+        found: dict[str, Any] = {
+            "version": 1,
+            "rows": self.rows,
+            "fired": self.fired,
+            "percent": self.percent,
+            "gclasses": [
+                {
+                    "gclass": table.gclass,
+                    "rows": len(table.rows),
+                    "fired": table.fired,
+                    "percent": percent(table.fired, len(table.rows)),
+                    "table": [
+                        {
+                            "state": row.state,
+                            "row": row.text,
+                            "file": _short(row.file),
+                            "line": row.line,
+                            "fired": fired,
+                        }
+                        for row, fired in table.rows.items()
+                    ],
+                }
+                for table in self.tables
+            ],
+        }
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+    def write_drawings(self, folder: Path, kind: Literal["svg", "mermaid"]) -> Iterator[str]:
+        """Draw each gclass into a file, with dashed arrows for the rows that never fired.
+
+        Args:
+            folder: where to; it is made where it is missing.
+            kind: "svg" or "mermaid".
+
+        Raises:
+            GraphvizError: for "svg", where Graphviz is missing.
+
+        Yields:
+            A sentence for each gclass that could not be drawn.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        for table in self.tables:
+            gclass = _find(table)
+            if gclass is None:
+                yield f"{table.gclass} is not drawn: it was made by a function, in another process"
+                continue
+            states = gclass.compiled.states
+            fired = {
+                (row.state, states[row.state].rows[row.number])
+                for row, has_fired in table.rows.items()
+                if has_fired
+            }
+            name = re.sub(r"[^\w.-]+", "-", table.gclass.replace(":", "."))
+            file = folder / f"{name}.{SUFFIXES[kind]}"
+            file.write_text(draw(gclass, kind, fired=fired), encoding="utf-8")
+
+
+def percent(fired: int, rows: int) -> float:
+    """How much of it, with one digit behind the point, never rounded up: 100 is all of it."""
+    return 100.0 if fired == rows else math.floor(1000 * fired / rows) / 10
+
+
+def _place(one: tuple[TableRow, bool]) -> tuple[str, int, str, int]:
+    row = one[0]
+    return row.file, row.line, row.state, row.number
+
+
+def _counted(fired: int, rows: int) -> str:
+    return f"{fired} of {rows} rows fired, {percent(fired, rows):g} %"
+
+
+def _find(table: Table) -> type[GObj] | None:
+    """The gclass in this process that has this table."""
+    name = table.gclass.partition(":")[2].rpartition(".")[2]
+    for gclass in _gclasses.get(name, ()):
+        if f"{gclass.__module__}:{gclass.__qualname__}" == table.gclass and _has(gclass, table):
+            return gclass
+    return None
+
+
+def _has(gclass: type[GObj], table: Table) -> bool:
+    """Whether it is this one, and no namesake that another test has made."""
+    places = {
+        (state.name, number, row.file, row.line)
+        for state in gclass.compiled.states.values()
+        for number, row in enumerate(state.rows)
+    }
+    return places == {(row.state, row.number, row.file, row.line) for row in table.rows}
+
+
+def _short(file: str) -> str:
+    return file.removeprefix(os.getcwd() + os.sep)
