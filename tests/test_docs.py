@@ -80,13 +80,16 @@ def test_the_parameters_of_the_page_are_those_of_the_class(heading: str) -> None
         assert repr(declared[name]) == default, name
 
 
-def test_the_figures_of_the_page_are_those_that_were_measured() -> None:
-    """What docs/how-it-works.md says stands in benchmarks/README.md as well."""
+@pytest.mark.parametrize(
+    ("page", "head"), [("docs/how-it-works.md", "## Figures"), ("README.md", "## What it costs")]
+)
+def test_the_figures_of_the_page_are_those_that_were_measured(page: str, head: str) -> None:
+    """What a page says stands in benchmarks/README.md as well."""
     measured = (ROOT / "benchmarks" / "README.md").read_text()
-    page = (ROOT / "docs" / "how-it-works.md").read_text()
-    rows = re.findall(r"^\|.*\d.*\|$", page.partition("## Figures")[2], re.MULTILINE)
+    section = (ROOT / page).read_text().partition(head)[2].partition("\n## ")[0]
+    rows = re.findall(r"^\|.*\d.*\|$|^The first row.*$", section, re.MULTILINE)
     figures = re.findall(r"\d+\.\d+", " ".join(rows))
-    assert len(figures) > 20
+    assert len(figures) > 12
     for figure in figures:
         assert re.search(rf"(?<!\d)(?<!\d\.){re.escape(figure)}(?!\d)", measured), figure
 
@@ -96,3 +99,11 @@ def test_the_picture_on_the_first_page_is_of_the_machine_above_it() -> None:
     scope: dict[str, Any] = {"__name__": "a_page"}
     exec(BLOCK.findall(page)[0], scope)
     assert f"```text\n{draw(scope['Greeter'], 'text').rstrip()}\n```" in page
+
+
+def test_the_picture_of_the_readme_is_of_the_machine_of_the_tutorial() -> None:
+    tutorial = (ROOT / "docs" / "tutorial.md").read_text()
+    scope: dict[str, Any] = {"__name__": "a_page"}
+    exec(BLOCK.findall(tutorial)[0], scope)
+    picture = draw(scope["Visitor"], "mermaid").rstrip()
+    assert f"```mermaid\n{picture}\n```" in (ROOT / "README.md").read_text()

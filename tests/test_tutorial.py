@@ -1,4 +1,5 @@
-"""The tutorial, followed word by word: its files are written, its commands run.
+"""The tutorial, followed word by word: its files are written, its commands run. So are those of the
+page of commands.
 
 What a `console` block shows below a command is what the command has to say, `...` stands for
 anything. In a conversation (nc, openssl) it is what is typed and what comes back.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,11 +18,16 @@ from pathlib import Path
 
 import pytest
 
+from ginsfsm.draw.graphviz import find_dot
 from programs import BlockingProgram
 
-PAGE = (Path(__file__).parent.parent / "docs" / "tutorial.md").read_text()
+ROOT = Path(__file__).parent.parent
 
-BLOCK = re.compile(r"^```(python|console|sh|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGE = (ROOT / "docs" / "tutorial.md").read_text()
+
+COMMANDS = (ROOT / "docs" / "reference" / "commands.md").read_text()
+
+BLOCK = re.compile(r"^```(python|console|sh|text|toml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 NOT_RUN = {
     # The environment of this run is what they make.
@@ -141,3 +148,27 @@ def test_what_the_tutorial_says_is_so(reader: Reader) -> None:
     assert {line.split()[0] for line in reader.done} >= {"ginsfsm", "nc", "openssl", "pytest"}
     # With the line that it says is missing, every row has fired.
     reader.says("pytest -q --fsm-cov=notes --fsm-cov-fail-under=100", None)
+
+
+def test_the_commands_of_their_page_do_what_it_says(reader: Reader) -> None:
+    blocks = [(one[1], one[2]) for one in BLOCK.finditer(COMMANDS)]
+    (reader.folder / "echo.py").write_text((ROOT / "examples" / "echo.py").read_text())
+    (settings,) = [text for kind, text in blocks if kind == "toml"]
+    (reader.folder / "echo.toml").write_text(settings.replace("port = 7001", "port = 0"))
+    commands = [line for kind, text in blocks if kind == "sh" for line in text.splitlines()]
+    assert len(commands) >= 5
+    for command in commands:
+        if command.startswith("ginsfsm run "):
+            words = reader.words(command.replace("port=7001", "port=0"))
+            with BlockingProgram(
+                *words, folder=reader.folder, environment=reader.environment
+            ) as server:
+                server.says("app/echo starts")
+                server.process.send_signal(signal.SIGINT)
+                assert server.ends() == 0, server
+        elif command.endswith(".svg") and find_dot() is None:
+            continue
+        else:
+            reader.says(command, None)
+    if find_dot() is not None:
+        assert (reader.folder / "echo.svg").read_text().count("ST_IDLE")

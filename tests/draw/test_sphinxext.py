@@ -123,7 +123,7 @@ Doors
    What the page adds.
 
 See :fsm:event:`EV_PASS`, :fsm:state:`ST_OPEN`, :fsm:param:`doors.Door.key` and
-:fsm:gclass:`the gate <Gate>`.
+:fsm:gclass:`the gate <Gate>`. A page has a default role of its own: `EV_LOOK`.
 """
 
 MYST = """
@@ -254,6 +254,7 @@ def test_every_event_state_and_parameter_has_its_place_and_links_lead_there(
     assert gate.links["EV_OPENED"].endswith("#doors.Gate.EV_OPENED")
     assert gate.links["width"] == "#doors.Gate.width"
     assert gate.links["Door.ST_OPEN"] == "index.html#doors.Door.ST_OPEN"
+    assert door.html.rindex('<code class="xref fsm fsm-name') > door.html.index("default role")
     # What is not ours is code, and no fault.
     assert "nothing_of_ours" not in door.links
 

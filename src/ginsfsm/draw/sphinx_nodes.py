@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from docutils import nodes
-from docutils.parsers.rst import Parser
+from docutils.parsers.rst import Parser, roles
 from docutils.utils import new_document
 from sphinx import addnodes
+from sphinx.util.docutils import register_role
 from sphinx.util.rst import default_role
 
 from ginsfsm.draw.sphinx_domain import CONTEXT
@@ -93,8 +94,13 @@ def docstring(directive: SphinxDirective, what: str, of: object, text: str) -> l
         app.emit("autodoc-process-docstring", what, name, of, {}, lines)
     document = new_document(f"docstring of {name}", directive.state.document.settings)
     document.reporter = directive.state.document.reporter
+    # docutils has no public way to ask for it; Sphinx's own default_role reads it like this.
+    before = vars(roles)["_roles"].get("")
     with default_role(directive.env.current_document.docname, "fsm:name"):
         Parser().parse("\n".join(lines), document)
+    if before is not None:
+        # That of the page, which Sphinx has put away.
+        register_role("", before)
     return [part for one in document.children for part in _sections(one)]
 
 

@@ -86,10 +86,12 @@ def _python_object(
         # `path` and `start` are words of many meanings.
         return None
     domain = env.domains["py"]
-    found = domain.find_obj(env, "", "", target, None, 1)
+    # Not the names that it is known by as well.
+    matches = domain.find_obj(env, "", "", target, None, 1)
+    found = [entry for _, entry in matches if not entry.aliased]
     if len(found) != 1:
         return None
-    _, entry = found[0]
+    entry = found[0]
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content)
 
 
