@@ -37,6 +37,8 @@ class EV_STOPPING(Event):
     seconds: float
 
 
+# ginsfsm: ignore[forgotten-event, no-way-out]: EV_RUNS comes once, and the timer is set then; in
+# ST_STOPPING the program ends.
 class Announcer(GObj):
     """The voice of a program towards its service manager."""
 

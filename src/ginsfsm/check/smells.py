@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from ginsfsm.c_sock import EV_CONNECTED, GSock
+from ginsfsm.c_sock import EV_CONNECTED, EV_DISCONNECTED, GSock
 from ginsfsm.check.finding import Finding
 from ginsfsm.check.source import Source, source_of
 from ginsfsm.event import Event
@@ -60,7 +60,8 @@ def _at_state(cls: type[GObj], state: str, code: str, text: str) -> Finding:
 def no_way_out(cls: type[GObj], is_session: bool) -> Iterator[Finding]:
     """A state that nothing leaves, unless the gobj ends there or somebody is told.
 
-    A session ends with its connection, so it may do its work in its last state.
+    A session ends with its connection, so it may do its work in its last state, or wait there for
+    that end.
     """
     states = cls.compiled.states
     if len(states) == 1:
@@ -70,7 +71,7 @@ def no_way_out(cls: type[GObj], is_session: bool) -> Iterator[Finding]:
     for name, state in states.items():
         if any(set(targets(row)) - {name} for row in state.rows):
             continue
-        if is_session and any(row.kind == "on" and row.action is not None for row in state.rows):
+        if is_session and any(_works_or_waits(row) for row in state.rows):
             continue
         entering = [row for one in states.values() for row in one.rows if name in targets(row)]
         actions = [bound(cls, row.action) for row in (*entering, *state.rows)]
@@ -82,6 +83,11 @@ def no_way_out(cls: type[GObj], is_session: bool) -> Iterator[Finding]:
                 f"nothing leads out of {name}; add a row, or destroy the gobj there, "
                 "or tell its owner",
             )
+
+
+def _works_or_waits(row: Row) -> bool:
+    """Whether a session does something in this row, or is about to end with its connection."""
+    return row.kind == "on" and (row.action is not None or row.event is EV_DISCONNECTED)
 
 
 def _ends(source: Source, action: object) -> bool:
