@@ -47,8 +47,6 @@ TARGET = """
                 raise ValueError("the target is broken")
             if os.path.exists("dies"):
                 os._exit(7)
-            if os.path.exists("refuses"):
-                os._exit(0)
             if os.path.exists("hangs"):
                 threading.Event().wait()
             config = self.config
@@ -56,6 +54,8 @@ TARGET = """
                 "server", GServerSock, self, host="127.0.0.1", port=config.port, framing="lines",
                 unix_path=config.unix_path, fd_name=config.fd_name)
             self.other = self.create_gobj("other", GServerSock, self, host="127.0.0.1")
+            if os.path.exists("paused"):
+                self.send_event(self.server, EV_PAUSE_ACCEPT())
             print(f"ports {self.server.config.port} {self.other.config.port} of {os.getpid()}",
                   flush=True)
 

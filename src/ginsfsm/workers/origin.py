@@ -66,7 +66,13 @@ class Origin:
         if not given:
             return None
         descriptor, _, parent = given.partition(":")
-        sock = socket.socket(fileno=int(descriptor))
+        try:
+            sock = socket.socket(fileno=int(descriptor))
+        except (ValueError, OSError) as error:
+            raise SystemExit(
+                f"ginsfsm: {variable}={given}: expected a descriptor that the parent gave "
+                f"({error}); only a parent sets this variable, so unset it"
+            ) from error
         # Whatever the target starts must not keep the channel open when we have died.
         sock.set_inheritable(False)
         if variable == VARIABLE:
@@ -112,8 +118,13 @@ def _die_with(parent: int) -> None:
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"prctl(PR_SET_PDEATHSIG): {os.strerror(number)}")
+            # A sandbox that forbids it. The end of the channel still tells, unless we are stuck.
+            logger.warning(
+                "the kernel does not watch the parent for us (prctl: %s); if it is killed while "
+                "this worker is stuck, the worker stays",
+                os.strerror(ctypes.get_errno()),
+                extra=about(),
+            )
     if os.getppid() != parent:
         # It died before the kernel was asked.
         raise SystemExit(1)
