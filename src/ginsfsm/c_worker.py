@@ -185,12 +185,15 @@ class Worker(GObj):
     def ac_open(self, event: EV_WANT_TO_LISTEN) -> None:
         assert self._channel is not None
         try:
-            listening: Listening = self.send_event(self.parent, event)
+            listening: Listening | None = self.send_event(self.parent, event)
         except ListenError as error:
             self._channel.send(EV_LISTENING(error=str(error), errno=error.errno or errno.EIO))
         except (ValueError, OSError) as error:
             self._channel.send(EV_LISTENING(error=str(error), errno=errno.EINVAL))
         else:
+            if listening is None:
+                # The parent has given up, and kills this process in a moment.
+                return
             self._channel.send(
                 EV_LISTENING(len(listening.sockets), listening.port, listening.shared),
                 tuple(sock.fileno() for sock in listening.sockets),

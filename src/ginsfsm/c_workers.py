@@ -344,6 +344,7 @@ class Workers(GObj):
         return [one for one in self.children.values() if isinstance(one, Worker)]
 
     machine = {
+        # ginsfsm: ignore[forgotten-event]: none has been asked to leave yet
         "ST_STARTING": [
             on(EV_WORKER_READY,   ac_all_serve,    "ST_RUNNING",  when=all_ready),
             on(EV_WORKER_READY,   None),
@@ -408,6 +409,7 @@ class Workers(GObj):
             on(EV_STATS,          ac_stats),
         ],
         "ST_FAILED": [
+            on(EV_WANT_TO_LISTEN, None),
             on(EV_WORKER_ENDED,   None),
             on(EV_WORKER_READY,   None),
             on(EV_WORKER_DIED,    None),
