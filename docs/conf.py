@@ -40,7 +40,9 @@ nitpick_ignore_regex = [
     ("py:.*", r"(AssertionError|Exception|OSError|ValueError|StrEnum)"),
     ("py:.*", r"ginsfsm\.[a-z_.]+\.[A-Z]"),
     ("py:.*", r"ginsfsm\.row\.(Row|Postpone)"),
-    ("py:.*", r"msgspec\.Struct"),
+    ("py:.*", r"(msgspec\.Struct|prometheus_client\..*|socket\.socket)"),
+    # Sphinx cannot take apart a signature with "<factory>" in it.
+    ("py:.*", r"dict\[str"),
 ]
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]

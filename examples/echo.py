@@ -1,7 +1,7 @@
 """An echo server. `ginsfsm run examples/echo.py:Echo`, then `nc 127.0.0.1 7000`."""
 
-from ginsfsm import GAplic, GObj, on, param
-from ginsfsm.c_sock import EV_CONNECTED, EV_DISCONNECTED, EV_RX_DATA, EV_SEND_DATA
+from ginsfsm import GObj, on, param
+from ginsfsm.c_sock import EV_DISCONNECTED, EV_RX_DATA, EV_SEND_DATA
 from ginsfsm.c_srv_sock import GServerSock
 
 
@@ -12,32 +12,16 @@ class Echo(GObj):
         host: str = param("127.0.0.1", "address to listen on")
         port: int = param(7000, "port to listen on; 0 takes a free one")
 
-    clients = 0
-
     def start_up(self) -> None:
         self.server = self.create_gobj(
             "server", GServerSock, self, host=self.config.host, port=self.config.port)
 
-    def ac_connected(self, event: EV_CONNECTED) -> None:
-        self.clients += 1
-
     def ac_echo(self, event: EV_RX_DATA) -> None:
         self.send_event(event.source, EV_SEND_DATA(event.data))
 
-    def ac_disconnected(self, event: EV_DISCONNECTED) -> None:
-        self.clients -= 1
+    def ac_gone(self, event: EV_DISCONNECTED) -> None:
         self.destroy_gobj(event.source)
 
     machine = {
-        "ST_IDLE": [
-            on(EV_CONNECTED,    ac_connected),
-            on(EV_RX_DATA,      ac_echo),
-            on(EV_DISCONNECTED, ac_disconnected),
-        ],
+        "ST_IDLE": [on(EV_RX_DATA, ac_echo), on(EV_DISCONNECTED, ac_gone)],
     }
-
-
-if __name__ == "__main__":
-    app = GAplic("echo")
-    app.create_gobj("echo", Echo, app)
-    app.start()

@@ -69,6 +69,15 @@ TARGET = """
                 self.send_event(self.server, EV_PAUSE_ACCEPT())
             if event.data == b"abort":
                 os.abort()
+            if event.data == b"leak":
+                resource.setrlimit(resource.RLIMIT_AS, (300 << 20, 300 << 20))
+                self.kept = []
+                while True:
+                    self.kept.append(bytearray(1000))
+            if event.data == b"devour":
+                self.kept = []
+                while True:
+                    self.kept.append(bytearray(b"x") * (1 << 20))
             if event.data == b"memory":
                 limit = 1 << 30
                 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -241,18 +250,17 @@ async def attempts(
     enough: Callable[[], bool],
     *,
     at_once: int = 16,
-    may_lose: bool = False,
 ) -> None:
     """Connect, hear the greeting, have a message echoed, close; at least so many times.
 
-    It goes on until it is `enough`, and ends with the first that is lost unless it `may_lose` some.
+    It goes on until it is `enough`, and ends with the first that is lost.
     """
     made = 0
     message = b"x" * 100
 
     async def client() -> None:
         nonlocal made
-        while (may_lose or not tally.lost) and (made < count or not enough()):
+        while not tally.lost and (made < count or not enough()):
             made += 1
             try:
                 async with asyncio.timeout(DEADLINE):

@@ -124,6 +124,34 @@ class TestBadValues:
                 {"unix_path": "@x", "unix_mode": "600"},
                 "unix_mode: an abstract name has no file whose permissions it could be",
             ),
+            (
+                {"unix_path": "x", "unix_owner": "99999999999"},
+                "unix_owner: expected numbers of at most 4294967294, got '99999999999'",
+            ),
+            (
+                {"unix_path": "x", "unix_owner": ":4294967295"},
+                "unix_owner: expected numbers of at most 4294967294, got ':4294967295'",
+            ),
+            (
+                {"unix_path": "x", "unix_owner": "9" * 5000},
+                f"unix_owner: expected numbers of at most 4294967294, got '{'9' * 56}...",
+            ),
+            (
+                {"unix_path": "\udcff"},
+                "unix_path: expected a path that is UTF-8, got '\\udcff'",
+            ),
+            (
+                {"interface": "\udcff"},
+                "hosts, interface: expected texts that are UTF-8, got '\\udcff'",
+            ),
+            (
+                {"host": "\ud800"},
+                "hosts, interface: expected texts that are UTF-8, got '\\ud800'",
+            ),
+            (
+                {"socket_options": {"SO_RCVBUF": "65536"}},
+                "socket_options: SO_RCVBUF: expected an int, or bytes, got '65536' (str)",
+            ),
             ({"fd": -2}, "fd: expected int from -1 to 1048575, got -2 (int)"),
             (
                 {"fd": 3, "reuse_port": True},
@@ -226,6 +254,21 @@ class TestHosts:
                         await until(lambda: len(keeper.gsocks) == 1)
                         assert keeper.gsocks[0].sockname == (host, port)
                     await until(lambda: not keeper.gsocks)
+
+        run_async(scenario)
+
+    @needs_ipv6
+    @pytest.mark.parametrize("host", ["", "::", "::ffff:0.0.0.0"])
+    def test_the_address_that_a_client_came_to(
+        self, host: str, app: GAplic, run_async: RunAsync
+    ) -> None:
+        keeper, server = make(app, host=host, v6only=False)
+
+        async def scenario() -> None:
+            async with app:
+                with connect(server, host="127.0.0.2"):
+                    await until(lambda: keeper.gsocks)
+                    assert keeper.gsocks[0].sockname[0] == "::ffff:127.0.0.2"
 
         run_async(scenario)
 

@@ -165,6 +165,13 @@ class TestPackage:
         assert lines[3].startswith("app/trap.py:8: no-way-out: ")
         assert len(lines) == 4
 
+    def test_a_file_that_is_too_much_for_the_parser(self, tmp_path: Path) -> None:
+        write_app(tmp_path, door=GOOD, deep=f"class A(object): x = {'-' * 50000}1\n")
+        done = check(tmp_path, "app")
+        assert done.returncode == 2
+        assert done.stdout.startswith("app/deep.py:1: import: ")
+        assert done.stderr == "ginsfsm: 1 finding; 1 gclass without a fault\n"
+
     def test_one_module_and_one_class(self, tmp_path: Path) -> None:
         write_app(tmp_path, door=GOOD, trap=TRAP)
         assert check(tmp_path, "app.door").returncode == 0
@@ -450,6 +457,40 @@ class TestSilence:
         write_app(tmp_path, door=GOOD, trap=TRAP)
         done = check(tmp_path, "app", "--ignore", "own-state", "--ignore", "no-way-out")
         assert (done.returncode, done.stdout) == (0, "")
+
+
+class TestStdout:
+    def test_what_a_module_prints_is_no_finding(self, tmp_path: Path) -> None:
+        loud = "import os, subprocess\nos.write(1, b'raw\\n')\nsubprocess.run(['echo', 'child'])\n"
+        write(tmp_path, loud=f"{loud}{textwrap.dedent(GOOD)}")
+        done = check(tmp_path, "loud.py", "--format", "json")
+        assert json.loads(done.stdout) == {"gclasses": 1, "findings": []}
+        assert done.stderr.startswith("raw\nchild\n")
+
+    @pytest.mark.parametrize(
+        ("to", "why"),
+        [(">/dev/full", "No space left on device"), (">&-", "it is closed")],
+        ids=["full", "closed"],
+    )
+    def test_what_cannot_be_written_is_told(self, tmp_path: Path, to: str, why: str) -> None:
+        write(tmp_path, door=GOOD)
+        done = subprocess.run(
+            ["sh", "-c", f'exec "{sys.executable}" -m ginsfsm check door.py --format json {to}'],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (1, f"ginsfsm: cannot write to stdout: {why}\n")
+
+    def test_a_name_that_stdout_cannot_show(self, tmp_path: Path) -> None:
+        write(tmp_path, door=GOOD.replace("Door", "Tür").replace('"ST_SHUT")', '"ST_OPEN")'))
+        for form in ("text", "json", "github"):
+            done = check(tmp_path, "door.py", "--format", form, PYTHONIOENCODING="ascii")
+            assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+            assert done.stdout.isascii()
+        done = check(tmp_path, "door.py", "--format", "json", PYTHONIOENCODING="ascii")
+        assert json.loads(done.stdout)["findings"][0]["gclass"] == "Tür"
 
 
 def test_our_own_gclasses_and_examples_are_clean() -> None:

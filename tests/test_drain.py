@@ -578,6 +578,7 @@ class TestDraining:
                 if when == "EV_CONNECTED":
                     # In the queue, and accepted by the drain.
                     opened.enter_context(connect(server))
+                    opened.enter_context(connect(server))
                     drainer.on_connected = lambda: app.destroy_gobj(server)
                 if when == "EV_DRAINING":
                     drainer.on_draining = lambda: app.destroy_gobj(server)
@@ -585,6 +586,8 @@ class TestDraining:
                 if when == "EV_DRAINED":
                     await until(lambda: drainer.of(EV_DRAINED))
                 app.destroy_gobj(server)
+                # It ended while it accepted: that is no failure of the system.
+                assert server.stats().accept_errors == {}
                 if when == "EV_DRAINED":
                     return
                 # Its connections live on, and nobody aborts them.

@@ -82,11 +82,50 @@ def test_the_other_views(view: str) -> None:
 
 def test_what_a_module_prints_is_no_part_of_the_drawing(tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text(
-        "from ginsfsm import GObj\nprint('hello')\nclass Loud(GObj): pass\n"
+        "import os, subprocess, sys\nfrom ginsfsm import GObj\nclass Loud(GObj): pass\n"
+        "print('hello')\nos.write(1, b'by its number\\n')\nsubprocess.run(['echo', 'a child'])\n"
+        "sys.__stdout__.write('past us\\n')\n"
     )
     done = run_draw(f"{tmp_path}/loud.py:Loud", "--format", "mermaid")
-    assert done.stdout.startswith(b"stateDiagram-v2\n")
-    assert done.stderr == b"hello\n"
+    assert done.stdout.decode() == 'stateDiagram-v2\n    state "ST_IDLE" as s0\n    [*] --> s0\n'
+    assert done.stderr == b"hello\nby its number\na child\npast us\n"
+
+
+def test_a_module_that_goes_to_another_folder_takes_nobody_along(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "walks.py").write_text(
+        "import os\nfrom ginsfsm import GObj\nclass Walks(GObj): pass\nos.chdir('there')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "ginsfsm", "draw", "walks.py:Walks", "-o", "a.md"],
+        cwd=tmp_path,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "a.md").exists()
+
+
+def test_a_thread_that_is_left_behind_is_told(tmp_path: Path) -> None:
+    (tmp_path / "busy.py").write_text(
+        "import sys, threading\nfrom ginsfsm import GObj\nclass Busy(GObj): pass\n"
+        "threading.Thread(target=sys.stdin.read, name='reads').start()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "ginsfsm", "draw", f"{tmp_path}/busy.py:Busy"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        assert b"waiting for the end of a thread" in process.stderr.readline()
+        process.stdin.close()
+        assert process.wait(30) == 0
+
+
+def test_ctrl_c_ends_it_quietly(tmp_path: Path) -> None:
+    (tmp_path / "stopped.py").write_text("raise KeyboardInterrupt\n")
+    assert refused(130, f"{tmp_path}/stopped.py:Door") == ""
 
 
 def refused(status: int, *arguments: object, **environment: str) -> str:
@@ -116,6 +155,20 @@ def test_two_views_at_once() -> None:
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     said = refused(1, DOOR, "-o", tmp_path / "no" / "a.md")
     assert said == f"ginsfsm: cannot write {tmp_path}/no/a.md: No such file or directory\n"
+
+
+@pytest.mark.parametrize("form", ["text", "png"])
+def test_stdout_that_is_closed(form: str) -> None:
+    if form == "png" and find_dot() is None:
+        pytest.skip("Graphviz is not on this machine")
+    done = subprocess.run(
+        ["sh", "-c", f'exec "{sys.executable}" -m ginsfsm draw {DOOR} --format {form} >&-'],
+        cwd=TESTS,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr == b"ginsfsm: cannot write to stdout: it is closed\n"
 
 
 def test_where_graphviz_is_missing_it_says_how_to_get_it(tmp_path: Path) -> None:

@@ -314,6 +314,24 @@ def test_a_source_that_fails_is_told_and_does_not_end_the_exporter(
     run_async(main)
 
 
+def test_numbers_that_never_come(run_async: RunAsync) -> None:
+    async def source() -> Snapshot:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def main() -> None:
+        async with GAplic("app", {"Scrape.answer_timeout": 0.1}) as app:
+            exporter = export(app, source=source)
+            for _ in range(2):
+                status, headers, body = await ask(exporter, GET)
+                assert (status, headers["connection"]) == (503, "close")
+                assert body == b"the numbers did not come in time\n"
+            await until(lambda: exporter.server.config.n_gsocks == 0)
+            assert app.stats().refused_events == 0
+
+    run_async(main)
+
+
 def test_a_drain_does_not_wait_for_a_scraper_that_keeps_its_connection(
     run_async: RunAsync,
 ) -> None:

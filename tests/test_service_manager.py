@@ -165,6 +165,8 @@ class TestServiceManager:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to see what lives")
 @pytest.mark.parametrize("workers", [None, 2], ids=["one process", "workers"])
+# Both kinds of addresses are in the tests of the class above.
+@pytest.mark.parametrize("manager", ["file"], indirect=True)
 class TestCommand:
     def test_from_ready_to_stopping(
         self, workers: int | None, manager: Manager, tmp_path: Path

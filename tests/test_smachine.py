@@ -2,9 +2,10 @@
 
 import inspect
 import re
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import pytest
 
@@ -572,6 +573,37 @@ def test_init_is_refused() -> None:
                 pass
 
     check_faults(declare)
+
+
+class _Mixin:
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+
+
+T = TypeVar("T")
+
+
+class _Named(Protocol):
+    def title(self) -> str: ...
+
+
+@pytest.mark.parametrize(
+    "bases",
+    [(_Mixin, GObj), (Generic[T], GObj), (GObj, Generic[T]), (_Named, GObj), (GObj, _Named)],
+    ids=["mixin", "generic", "generic last", "protocol", "protocol last"],
+)
+def test_a_fault_stands_at_the_class_statement_whatever_the_other_bases_do(
+    bases: tuple[Any, ...],
+) -> None:
+    def fill(body: dict[str, Any]) -> None:
+        body["machine"] = {}
+
+    def make() -> type:
+        return types.new_class("Gate", bases, {}, fill)
+
+    line = make.__code__.co_firstlineno + 1
+    with pytest.raises(MachineError, match=rf"test_smachine\.py:{line}: machine: expected a table"):
+        make()
 
 
 @pytest.mark.parametrize(

@@ -318,6 +318,33 @@ def test_a_turn_that_a_connection_holds_up_is_measured(run_async: RunAsync, poll
     run_async(main)
 
 
+def test_a_turn_that_the_end_of_a_coroutine_causes_is_measured(run_async: RunAsync) -> None:
+    class EV_SLEPT(Event):
+        result: Any
+        error: BaseException | None
+
+    class Sleeper(GObj):
+        async def nothing(self) -> None:
+            await asyncio.sleep(0)
+
+        def start_up(self) -> None:
+            self.spawn(self.nothing(), done=EV_SLEPT)
+
+        def ac_sleep(self, event: EV_SLEPT) -> None:
+            time.sleep(0.05)
+
+        machine = {"ST_IDLE": [on(EV_SLEPT, ac_sleep, "ST_SLEPT")], "ST_SLEPT": []}
+
+    async def main() -> None:
+        async with gaplic() as app:
+            app.measure_turns()
+            sleeper = app.create_gobj("sleeper", Sleeper, app)
+            await until(lambda: sleeper.state == "ST_SLEPT")
+            assert 0.05 <= app.stats().longest_turn_seconds < 5
+
+    run_async(main)
+
+
 def test_nobody_pays_for_turns_that_nobody_asks_for(run_async: RunAsync) -> None:
     async def main() -> None:
         async with pair("accepted") as (app, owner, _, peer):

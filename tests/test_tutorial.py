@@ -1,5 +1,5 @@
 """The tutorial, followed word by word: its files are written, its commands run. So are those of the
-page of commands.
+page of commands, and of the pages on operation.
 
 What a `console` block shows below a command is what the command has to say, `...` stands for
 anything. In a conversation (nc, openssl) it is what is typed and what comes back.
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from ginsfsm.cli import main
 from ginsfsm.draw.graphviz import find_dot
 from programs import BlockingProgram
 
@@ -33,7 +34,7 @@ NOT_RUN = {
     # The environment of this run is what they make.
     "python3 -m venv .venv",
     ". .venv/bin/activate",
-    'pip install ".[dev]"',
+    "pip install . pytest",
 }
 
 PLUGIN = any(one.name == "ginsfsm" for one in entry_points(group="pytest11"))
@@ -150,25 +151,47 @@ def test_what_the_tutorial_says_is_so(reader: Reader) -> None:
     reader.says("pytest -q --fsm-cov=notes --fsm-cov-fail-under=100", None)
 
 
-def test_the_commands_of_their_page_do_what_it_says(reader: Reader) -> None:
-    blocks = [(one[1], one[2]) for one in BLOCK.finditer(COMMANDS)]
+@pytest.mark.parametrize(
+    ("page", "count"),
+    [("reference/commands", 8), ("operation", 1), ("workers", 1), ("metrics", 1)],
+)
+def test_the_commands_of_a_page_run(page: str, count: int, reader: Reader) -> None:
     (reader.folder / "echo.py").write_text((ROOT / "examples" / "echo.py").read_text())
-    (settings,) = [text for kind, text in blocks if kind == "toml"]
+    (settings,) = [one[2] for one in BLOCK.finditer(COMMANDS) if one[1] == "toml"]
     (reader.folder / "echo.toml").write_text(settings.replace("port = 7001", "port = 0"))
-    commands = [line for kind, text in blocks if kind == "sh" for line in text.splitlines()]
-    assert len(commands) >= 5
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    blocks = [one[2] for one in BLOCK.finditer(text) if one[1] == "sh"]
+    commands = [line for one in blocks for line in one.splitlines() if line.startswith("ginsfsm ")]
+    assert len(commands) == count
     for command in commands:
         if command.startswith("ginsfsm run "):
-            words = reader.words(command.replace("port=7001", "port=0"))
+            command = re.sub(r":9100\b", ":0", f"{command} --set echo.port=0")
+            words = reader.words(command)
             with BlockingProgram(
                 *words, folder=reader.folder, environment=reader.environment
             ) as server:
-                server.says("app/echo starts")
+                server.says(r"\d workers serve" if "--workers" in words else "app/echo starts")
                 server.process.send_signal(signal.SIGINT)
                 assert server.ends() == 0, server
         elif command.endswith(".svg") and find_dot() is None:
             continue
         else:
             reader.says(command, None)
-    if find_dot() is not None:
+    if any(one.endswith(".svg") for one in commands) and find_dot() is not None:
         assert (reader.folder / "echo.svg").read_text().count("ST_IDLE")
+
+
+@pytest.mark.parametrize("command", ["run", "draw", "check"])
+def test_every_option_stands_on_the_page_of_commands(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On that page, or on the one of the command that it names."""
+    assert main([command, "--help"]) == 0
+    options = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", capsys.readouterr().out))
+    options -= {"-h", "--help"}
+    section = COMMANDS.partition(f"## ginsfsm {command}\n")[2].partition("\n## ")[0]
+    further = ROOT / "docs" / f"{command}.md"
+    shown = section + (further.read_text() if further.exists() else "")
+    missing = {one for one in options if not re.search(rf"`[^`\n]*{one}\b", shown)}
+    assert options
+    assert not missing

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import pytest
 
 RIGHT = '''
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, Generic, Protocol, TypeVar
 
 from ginsfsm import (
     NOT_ACCEPTED, POSTPONE, Event, GAplic, GObj, after, enter, leave, on, param,
@@ -138,6 +139,55 @@ class Gate(GObj):
             after(5, opened),
         ],
     }
+
+
+picture: str = f"{Gate:mermaid}" + format(Gate, "md")
+kind: type[GObj] = Gate
+
+T = TypeVar("T")
+
+
+class Named(Protocol):
+    def title(self) -> str: ...
+
+
+class Counted(ABC):
+    @abstractmethod
+    def count(self) -> int: ...
+
+
+class Holder(GObj, Named, Counted, Generic[T]):
+    """A gclass with other bases."""
+
+    held: list[T]
+
+    def start_up(self) -> None:
+        self.held = []
+        named: Named = self
+        print(named.title(), self.count())
+
+    def title(self) -> str:
+        return self.name
+
+    def count(self) -> int:
+        return len(self.held)
+
+    def ac_push(self, event: EV_PUSH) -> None:
+        self.held.clear()
+
+    machine = {"ST_IDLE": [on(EV_PUSH, ac_push)]}
+
+
+class Numbers(Holder[int]):
+    def total(self) -> int:
+        return sum(self.held)
+
+
+class Owner(GObj):
+    def start_up(self) -> None:
+        total: int = self.create_gobj("numbers", Numbers, self).total()
+        holder: Holder[Any] = self.create_gobj(None, Holder, self)
+        print(total, holder.title())
 '''
 
 WRONG = """

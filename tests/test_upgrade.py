@@ -7,11 +7,13 @@ starts (`LISTEN_FDS`); here the test is that manager. Or a parent gives them to 
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -85,7 +87,7 @@ class TestSocketOfTheServiceManager:
     @pytest.mark.parametrize("overlap", [True, False], ids=["new first", "old first"])
     def test_nothing_is_lost(self, overlap: bool, workers: int | None, tmp_path: Path) -> None:
         """Attempts without end, while one process takes over from another again and again."""
-        count = 10_000 if overlap and not workers else 3_000
+        count = 10_000 if overlap and not workers else 2_000
         with ExitStack() as stack:
             manager = Manager(tmp_path, stack, workers=workers)
             tally = Tally()
@@ -144,6 +146,24 @@ class TestSigusr2:
             assert crew.serving(2) == before
             wait_until(lambda: crew.processes() == before, "that nothing is left of the new one")
 
+    def test_the_page_of_metrics_is_handed_over_too(self, tmp_path: Path) -> None:
+        with free_port() as port, Crew(tmp_path, "--metrics", f"127.0.0.1:{port}") as crew:
+            crew.serves()
+            assert processes_by_metrics(port) == 2
+            crew.signal(signal.SIGHUP)
+            wait_until(lambda: len(crew.said("workers serve$")) == 2, "that the roll is over")
+            assert processes_by_metrics(port) >= 2
+            crew.signal(signal.SIGUSR2)
+            crew.says("takes over")
+            assert processes_by_metrics(port) >= 2
+            heir = int(crew.said(r"process (\d+) takes over")[-1])
+            try:
+                wait_until(lambda: crew.process.poll() is not None, "that the old one ends")
+                assert crew.process.returncode == 0
+                assert processes_by_metrics(port) == 2
+            finally:
+                end(heir)
+
     def test_a_unix_socket_keeps_its_file(self, tmp_path: Path) -> None:
         path = tmp_path / "socket"
         with Crew(tmp_path, "--set", f"echo.unix_path={path}") as crew:
@@ -166,7 +186,7 @@ class TestSigusr2:
 
     @pytest.mark.alone
     def test_nothing_is_lost(self, tmp_path: Path) -> None:
-        """10 000 attempts while parents take over from one another."""
+        """Attempts without end, while parents take over from one another."""
         heirs: list[int] = []
         with Crew(tmp_path) as crew:
             crew.serves()
@@ -179,13 +199,31 @@ class TestSigusr2:
                 return old
 
             try:
-                asyncio.run(under_load(crew, upgrade, tally, 10_000))
+                asyncio.run(under_load(crew, upgrade, tally, 2_000))
             finally:
                 for heir in heirs:
                     end(heir)
 
 
-UPGRADES = 4
+@contextmanager
+def free_port() -> Iterator[int]:
+    """A port that nobody gets by chance meanwhile, since it is bound; others may listen there."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, True)
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+def processes_by_metrics(port: int) -> int:
+    """How many workers the page says that it speaks of."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+        page = answer.read().decode()
+    found = re.search(r"^ginsfsm_processes (\d+)", page, re.MULTILINE)
+    assert found is not None, page
+    return int(found[1])
+
+
+UPGRADES = 3
 
 
 async def under_load(

@@ -1,6 +1,8 @@
 """`ginsfsm run` with --stats, --metrics and SIGUSR1: what an operator sees of a real process."""
 
+import asyncio
 import json
+import logging
 import os
 import re
 import signal
@@ -16,9 +18,14 @@ from pathlib import Path
 
 import pytest
 
+from conftest import RunAsync
 from ginsfsm import GAplic, GObj
+from ginsfsm.command.watching import StatsLine
+from ginsfsm.snapshot import Snapshot
+from ginsfsm.stats import ServerStats
 from ginsfsm.tree_text import SHOWN, tree_text
 from programs import CLEAN, BlockingProgram
+from servers import until
 from sockets import DEADLINE
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the command is told by signals")
@@ -102,6 +109,45 @@ def test_a_line_every_so_often_with_what_was_counted(tmp_path: Path) -> None:
         stop(program)
 
 
+def test_the_limit_of_the_log_is_not_for_what_was_asked_for(tmp_path: Path) -> None:
+    with running(tmp_path, "--stats", "0.02", "--log-limit", "2") as program:
+        for _ in range(5):
+            program.says(r"stats: open 0, ")
+        stop(program)
+
+
+def test_a_rate_is_that_of_the_time_that_has_passed(run_async: RunAsync) -> None:
+    """A line may come late, since the loop was held or other processes had to be asked."""
+    taken: list[Snapshot] = []
+
+    async def source() -> Snapshot:
+        await asyncio.sleep(0.2)
+        taken.append(Snapshot(servers={"a": ServerStats(rx_bytes=1000 * len(taken))}))
+        return taken[-1]
+
+    async def main() -> list[str]:
+        async with GAplic("app") as app:
+            lines: list[str] = []
+            handler = logging.Handler()
+            handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+            logger = logging.getLogger("ginsfsm.watch")
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+            try:
+                app.create_gobj("stats", StatsLine, app, seconds=0.05, source=source)
+                await until(lambda: len(lines) >= 3)
+            finally:
+                logger.removeHandler(handler)
+                logger.setLevel(logging.NOTSET)
+            return lines
+
+    line = run_async(main)[2]
+    found = re.search(r"received 2000 \((\S+)/s\)", line)
+    assert found is not None, line
+    # 1000 bytes in more than 0.2 s, and not in 0.05.
+    assert 0 < float(found[1]) <= 5000, line
+
+
 def test_the_line_as_json(tmp_path: Path) -> None:
     with running(tmp_path, "--stats", "0.05", "--log-format", "json") as program:
         found = json.loads(program.says(r'^\{.*"stats: .*\}$').group())
@@ -117,7 +163,7 @@ def test_sigusr1_writes_the_tree_with_its_states(tmp_path: Path) -> None:
             client.sendall(b"secret")
             client.recv(6)
             program.process.send_signal(signal.SIGUSR1)
-            program.says(r"SIGUSR1: the tree\n")
+            program.says(rf"SIGUSR1: the tree of process {program.process.pid}\n")
             program.says(r"app GAplic ST_IDLE\n")
             program.says(r"echo Echo ST_IDLE\n")
             program.says(r"server GServerSock ST_LISTENING\n")
@@ -157,7 +203,7 @@ def test_one_scrape_sees_the_sum_of_all_workers(tmp_path: Path) -> None:
         program.process.send_signal(signal.SIGUSR1)
         for _ in range(3):
             # The parent and its two workers, in any order.
-            program.says(r"SIGUSR1: the tree\n")
+            program.says(r"SIGUSR1: the tree of process \d+\n")
         stop(program)
 
 
@@ -206,12 +252,14 @@ def test_what_cannot_be_understood(tmp_path: Path, options: tuple[str, ...], sai
         assert program.said(re.escape(said)), str(program)
 
 
-def test_an_address_that_is_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")], ids=["alone", "workers"])
+def test_an_address_that_is_taken(tmp_path: Path, workers: tuple[str, ...]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with running(tmp_path, "--metrics", f"127.0.0.1:{port}") as program:
+        with running(tmp_path, "--metrics", f"127.0.0.1:{port}", *workers) as program:
             assert program.ends() == 1
             assert program.said(rf"cannot start: --metrics: .*127\.0\.0\.1:{port}"), str(program)
+            assert not program.said("Traceback"), str(program)
 
 
 class Leaf(GObj):

@@ -65,7 +65,7 @@ from ginsfsm.net.unix_address import connect_path
 from ginsfsm.poller import READ, WRITE
 from ginsfsm.row import after, on
 from ginsfsm.smachine import NOT_ACCEPTED, NotAccepted
-from ginsfsm.sock.base import RX_SIZE, set_options
+from ginsfsm.sock.base import RX_SIZE
 from ginsfsm.sock.events import (
     EV_ACCEPTED,
     EV_ACCEPTED_PROXY,
@@ -101,6 +101,7 @@ from ginsfsm.sock.events import (
     EV_WRITE_OUTPUT_DATA,
 )
 from ginsfsm.sock.lasting import Lasting
+from ginsfsm.sock.options import set_options
 from ginsfsm.sock.receiving import Receiving
 from ginsfsm.sock.reception import Reception
 from ginsfsm.sock.securing import Securing

@@ -51,8 +51,8 @@ from ginsfsm.logs.fields import about
 from ginsfsm.net.addresses import ListenError
 from ginsfsm.net.reason import Reason
 from ginsfsm.row import after, enter, leave, on
-from ginsfsm.sock.base import set_options
 from ginsfsm.sock.events import EV_FAILED
+from ginsfsm.sock.options import set_options
 from ginsfsm.srv.admitting import PAUSE, Admitting
 from ginsfsm.srv.events import (
     EV_ALARM,
@@ -207,6 +207,9 @@ class GServerSock(Admitting):
                     )  # fmt: skip
                     break
                 self._admit(listener, sock, peername)
+                if self.destroyed:
+                    # Whoever heard of the connection did that, and the listeners are closed.
+                    return
 
     def _tell_draining(self) -> None:
         # For those whose handshake is still under way.

@@ -128,11 +128,13 @@ class Supervised(GObj):
             on(EV_TIMEOUT,       ac_beat),
             on(EV_ASK_STATS,     ac_tell_stats),
             on(EV_LEAVE,         ac_leave),
+            on(EV_TERMINATE,     None),
             on(EV_RUNS,          None),
             on(EV_CHANNEL_ENDED, ac_orphaned,   "ST_ORPHANED"),
         ],
         "ST_ORPHANED": [
             on(EV_TIMEOUT,       None),
+            on(EV_TERMINATE,     None),
             on(EV_RUNS,          None),
         ],
     }  # fmt: skip

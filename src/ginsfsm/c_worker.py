@@ -33,6 +33,7 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from ginsfsm.c_timer import EV_SET_TIMER, EV_TIMEOUT, GTimer
@@ -105,8 +106,9 @@ class Worker(GObj):
     def start_up(self) -> None:
         """Make the timer; the process is started with the first state."""
         self.listens_at: set[tuple[str, Place]] = set()
-        # How often in succession it died before it had lasted.
+        # How often in succession it died before it had lasted, and before it was ready.
         self.failures = 0
+        self.false_starts = 0
         self._process: Process | None = None
         self._channel: Channel | None = None
         self._ready_at: float | None = None
@@ -116,10 +118,11 @@ class Worker(GObj):
 
     def go_out(self) -> None:
         """Leave no process behind."""
-        if self._channel is not None:
-            self._channel.close()
+        # In this order: one that reads the end of the channel says that we have died.
         if self._process is not None:
             self._process.kill_and_forget()
+        if self._channel is not None:
+            self._channel.close()
 
     @property
     def pid(self) -> int:
@@ -143,19 +146,19 @@ class Worker(GObj):
         self._ready_at = None
         self._why = ""
         self._refused = None
-        ours, its = socket.socketpair()
-        try:
-            environment = dict(self.config.environment)
-            environment[self.config.variable] = f"{its.fileno()}:{os.getpid()}"
-            self._process = Process(
-                self, self.config.command, environment, its, self._process_ended
-            )
-        except OSError as error:
-            ours.close()
-            self._why = f"cannot be started: {error}"
-            self.post_event(self, EV_PROCESS_ENDED(127))
-            return
-        finally:
+        with ExitStack() as opened:
+            try:
+                ours, its = map(opened.enter_context, socket.socketpair())
+                environment = dict(self.config.environment)
+                environment[self.config.variable] = f"{its.fileno()}:{os.getpid()}"
+                self._process = Process(
+                    self, self.config.command, environment, its, self._process_ended
+                )
+            except OSError as error:
+                self._why = f"cannot be started: {error}"
+                self.post_event(self, EV_PROCESS_ENDED(127))
+                return
+            opened.pop_all()
             its.close()
         self._channel = Channel(ours)
         self._channel.watch(self)
@@ -201,6 +204,7 @@ class Worker(GObj):
 
     def ac_ready(self, _event: EV_READY) -> None:
         self._ready_at = self.gaplic.time()
+        self.false_starts = 0
         logger.info(
             "%s serves as process %d", self.title, self.pid,
             extra=about(self, worker=self.config.slot, worker_pid=self.pid),
@@ -212,7 +216,7 @@ class Worker(GObj):
         self._refused = event.status
 
     def ac_too_slow(self) -> None:
-        self._kill(f"was not ready after {self.config.start_timeout:g} s")
+        self._kill(f"was not ready after {self.config.start_timeout:g} s (--start-timeout)")
 
     # -- serving -----------------------------------------------------------------------------------
 
@@ -227,7 +231,10 @@ class Worker(GObj):
         self.send_event(self._timer, EV_SET_TIMER(-1))
 
     def ac_stuck(self) -> None:
-        self._kill(f"is stuck: no sign of life for {self.config.silence + MORE:g} s")
+        if self._channel is None or self._channel.closed:
+            self._kill("has closed its channel to the parent and lives on")
+        else:
+            self._kill(f"is stuck: no sign of life for {self.config.silence + MORE:g} s")
 
     def ac_stats(self, event: EV_STATS) -> None:
         self._tell(event)
@@ -256,7 +263,9 @@ class Worker(GObj):
         else:
             delay = min(self.config.backoff * 2.0**self.failures, self.config.backoff_max)
             self.failures = min(self.failures + 1, 60)
-        why = _end(event.status) if not self._why else f"{_end(event.status)}: {self._why}"
+        if self._ready_at is None:
+            self.false_starts += 1
+        why = f"{_end(event.status)}: {self._why}" if self._why else _end_unasked(event.status)
         self.send_event(self._timer, EV_SET_TIMER(delay))
         self._tell(EV_WORKER_DIED(why, delay, self._ready_at is None, self._refused))
 
@@ -354,6 +363,7 @@ class Worker(GObj):
             on(EV_WANT_TO_LISTEN, ac_open),
             on(EV_ASK_STATS,      ac_ask_stats),
             on(EV_STATS,          ac_stats),
+            leave(expect_no_life),
         ],
         "ST_LEAVING": [
             on(EV_PROCESS_ENDED,  ac_left,           "ST_ENDED"),
@@ -383,5 +393,9 @@ def _end(status: int) -> str:
         name = signal.Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
+    return f"killed by {name}"
+
+
+def _end_unasked(status: int) -> str:
     hint = ", as the system does where memory runs out" if -status == signal.SIGKILL else ""
-    return f"killed by {name}{hint}"
+    return f"{_end(status)}{hint}"

@@ -30,12 +30,14 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from ginsfsm.c_srv_sock import EV_DRAIN, GServerSock
 from ginsfsm.c_worker import Worker
 from ginsfsm.event import Event
 from ginsfsm.gconfig import param
 from ginsfsm.gobj import GObj
 from ginsfsm.logs.fields import about
 from ginsfsm.net.listening import Listening
+from ginsfsm.net.place import Place
 from ginsfsm.row import POSTPONE, on
 from ginsfsm.service_manager import ServiceManager
 from ginsfsm.workers.events import (
@@ -53,7 +55,7 @@ from ginsfsm.workers.events import (
     EV_WORKER_READY,
 )
 from ginsfsm.workers.origin import HEIR, Origin
-from ginsfsm.workers.places import Places, place_key
+from ginsfsm.workers.places import Key, Places, place_key
 from ginsfsm.workers.totals import Totals
 
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ class Workers(GObj):
         self.totals = Totals()
         self.service = ServiceManager()
         self._places = Places()
+        self._own: set[Key] = set()
         self._made = 0
         self._crew: dict[int, Worker] = {}
         self._successor: Worker | None = None
@@ -156,6 +159,15 @@ class Workers(GObj):
         cast(Worker, event.source).listens_at.add(key)
         return listening
 
+    def listen(self, path: str, place: Place) -> Listening:
+        """For a server of the parent itself; see `GAplic.listen`. An heir takes it over too."""
+        key = place_key(path, place)
+        listening = self._places.listen(key)
+        self._own.add(key)
+        return Listening(
+            tuple(sock.dup() for sock in listening.sockets), listening.port, shared=True
+        )
+
     def ac_stats(self, event: EV_STATS) -> None:
         worker = cast(Worker, event.source)
         self.totals.note(worker.name, worker.pid, event.snapshot)
@@ -173,18 +185,22 @@ class Workers(GObj):
             f"in {event.delay:g} s" if event.delay else "now",
             extra=_about(worker, seconds=event.delay),
         )  # fmt: skip
+        self.service.status(self._status()[0])
+
+    def ac_tell_return(self, _event: EV_WORKER_READY) -> None:
+        self.service.status(self._status()[0])
 
     def ac_forget(self, event: EV_WORKER_ENDED) -> None:
         worker = cast(Worker, event.source)
         self.totals.ended(worker.name)
-        logger.info("worker %d has left", worker.config.slot, extra=_about(worker))
+        logger.info("%s has left", worker.title, extra=_about(worker))
         self.destroy_gobj(worker)
 
     # -- starting and giving up --------------------------------------------------------------------
 
     def all_ready(self, _event: EV_WORKER_READY) -> bool:
-        """Guard: the whole crew serves."""
-        return all(worker.state == "ST_READY" for worker in self._crew.values())
+        """Guard: the whole crew serves. One whose loop stands still just now has been ready."""
+        return all(one.state in ("ST_READY", "ST_SILENT") for one in self._crew.values())
 
     def is_refused(self, event: EV_WORKER_DIED) -> bool:
         """Guard: it said why it cannot start, and nobody serves."""
@@ -193,7 +209,7 @@ class Workers(GObj):
     def is_hopeless(self, event: EV_WORKER_DIED) -> bool:
         """Guard: it dies at its start again and again, and nobody serves."""
         worker = cast(Worker, event.source)
-        return event.at_start and worker.failures >= GIVE_UP and self._nobody_serves()
+        return event.at_start and worker.false_starts >= GIVE_UP and self._nobody_serves()
 
     def _nobody_serves(self) -> bool:
         return not any(one.serves for one in self._workers())
@@ -205,8 +221,8 @@ class Workers(GObj):
             logger.critical(
                 "giving up: worker %d died at its start %d times in succession and no other one "
                 "serves; the last time: %s",
-                worker.config.slot, worker.failures, event.why,
-                extra=_about(worker, count=worker.failures),
+                worker.config.slot, worker.false_starts, event.why,
+                extra=_about(worker, count=worker.false_starts),
             )  # fmt: skip
         else:
             self.exit_status = event.refused
@@ -224,10 +240,14 @@ class Workers(GObj):
             self._predecessor.channel.close()
 
     def _tell_running(self) -> None:
-        count = len(self._crew)
-        status = f"{_count(count)} serve{'s' if count == 1 else ''}"
-        logger.info("%s", status, extra=about(self, count=count))
+        status, serving = self._status()
+        logger.info("%s", status, extra=about(self, count=serving))
         self.service.ready(status)
+
+    def _status(self) -> tuple[str, int]:
+        count, serving = len(self._crew), sum(one.serves for one in self._crew.values())
+        of = "" if serving == count else f"{serving} of "
+        return f"{of}{_count(count)} serve{'s' if count == 1 else ''}", serving
 
     # -- rolling -----------------------------------------------------------------------------------
 
@@ -261,7 +281,8 @@ class Workers(GObj):
         self._take_successor(event)
         if all(worker.state == "ST_READY" for worker in self._crew.values()):
             # What only the old ones listened on; a client there would wait for ever.
-            self._places.keep_only(key for one in self._crew.values() for key in one.listens_at)
+            used = {key for one in self._crew.values() for key in one.listens_at}
+            self._places.keep_only(used | self._own)
         self._tell_running()
         if self._roll_again:
             self.post_event(self, EV_ROLL())
@@ -308,6 +329,10 @@ class Workers(GObj):
         self.send_event(heir, EV_LET_GO())
         self.destroy_gobj(heir)
         self._places.let_go()
+        for gobj in list(self.gaplic.walk()):
+            if isinstance(gobj, GServerSock):
+                # A server of ours, such as that of the metrics, which is the heir's now.
+                self.send_event(gobj, EV_DRAIN(self.config.drain_timeout, others_accept=True))
         for worker in self._workers():
             self.send_event(worker, EV_LEAVE(self.config.drain_timeout, last=False))
 
@@ -359,7 +384,7 @@ class Workers(GObj):
             on(EV_STATS,          ac_stats),
         ],
         "ST_RUNNING": [
-            on(EV_WORKER_READY,   None),
+            on(EV_WORKER_READY,   ac_tell_return),
             on(EV_WORKER_DIED,    ac_give_up,      "ST_FAILED",   when=is_hopeless),
             on(EV_WORKER_DIED,    ac_tell_death),
             on(EV_WORKER_ENDED,   ac_forget),

@@ -5,7 +5,8 @@ the program that it runs, or to what it was asked to print. The exit status of a
 
 - 0: it ran, and ended by SIGINT, SIGTERM or `stop()`; `check` found nothing;
 - 1: it could not start, by a parameter that does not fit as well; `check` found something;
-- 2: the command line, the settings file or the target cannot be understood.
+- 2: the command line, the settings file or the target cannot be understood;
+- 130: Ctrl-C came while nothing ran yet, or while it was drawn or checked.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from importlib import metadata
 
 from ginsfsm.command.check import add_check
 from ginsfsm.command.draw import add_draw
-from ginsfsm.command.report import MISUSED, MisuseError, say, write
+from ginsfsm.command.report import INTERRUPTED, MISUSED, MisuseError, say, write
 from ginsfsm.command.run import add_run
 from ginsfsm.errors import MachineError
 
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Of the target: its lines name the class, and file and line of every fault.
         write(str(error))
         return MISUSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

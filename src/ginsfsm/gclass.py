@@ -6,7 +6,13 @@ one. Nothing else goes through here.
 
 from __future__ import annotations
 
-from abc import ABCMeta
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from abc import ABCMeta
+else:
+    # The class of all protocols, which derives from ABCMeta and has no public name.
+    ABCMeta = type(Protocol)
 
 __all__ = ["GClass"]
 
@@ -14,8 +20,8 @@ __all__ = ["GClass"]
 class GClass(ABCMeta):
     """What every gclass is an instance of.
 
-    It derives from `ABCMeta` so that a gclass may also derive from an abstract class, which it
-    could not with another metaclass.
+    It derives from the class of the abstract classes, and from that of the protocols, so that a
+    gclass may also derive from one of these, which it could not with another metaclass.
     """
 
     # Those of `ABCMeta` look for classes that were registered. It makes `isinstance(x, GObj)` four
@@ -23,7 +29,7 @@ class GClass(ABCMeta):
     __instancecheck__ = type.__instancecheck__
     __subclasscheck__ = type.__subclasscheck__
 
-    def __format__(cls, spec: str) -> str:
+    def __format__(cls, spec: str) -> str:  # noqa: N805
         """The gclass, drawn.
 
         Args:

@@ -148,8 +148,11 @@ class GObj(metaclass=GClass):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         frame = sys._getframe(1)
-        if frame.f_globals.get("__name__") == "abc" and frame.f_back is not None:
-            # The metaclass's own; behind it is the class statement.
+        while frame.f_back is not None and (
+            frame.f_code.co_name in ("__init_subclass__", "__new__")
+            or frame.f_globals.get("__name__") in ("types", "typing")
+        ):
+            # A metaclass's, or another base's; behind them is the class statement.
             frame = frame.f_back
         bases = [base for base in cls.__bases__ if issubclass(base, GObj)]
         cls.compiled = compile_machine(cls, bases, frame.f_code.co_filename, frame.f_lineno)

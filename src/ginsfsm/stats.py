@@ -89,7 +89,8 @@ class GaplicStats(Stats, frozen=True, kw_only=True):
         dropped_posts: posted events whose destination had been destroyed (counter).
         refused_events: events that a state did not accept (counter).
         contained_errors: exceptions that reached an edge of the loop (counter).
-        longest_turn_seconds: the longest time that the gaplic held the loop (maximum).
+        longest_turn_seconds: the longest time that the gaplic held the loop, by what it delivered;
+            what a coroutine does between two awaits is the loop's own (maximum).
     """
 
     processes: int = 0

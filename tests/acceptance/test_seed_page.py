@@ -1,25 +1,26 @@
 """The page of `ginsfsm.c_srv_sock`, sentence by sentence.
 
 That page is what this project exists to make true. Each test has the sentence in its docstring.
-
-The sentences on TLS have no test here, since TLS comes with a later release:
-
-    GServerSock can serve SSL traffic with Python 2.6+ and OpenSSL. To make this server serve SSL
-    traffic, send the ssl_options dictionary argument with the arguments required for the
-    ssl.wrap_socket method, including "certfile" and "keyfile".
 """
 
+import asyncio
+import os
+import shutil
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import certificates
 import ginsfsm.c_srv_sock
 from conftest import RunAsync
 from ginsfsm import Event, GAplic, GObj, on
 from ginsfsm.c_sock import EV_CONNECTED, EV_DISCONNECTED, EV_RX_DATA, EV_SEND_DATA, GSock
 from ginsfsm.c_srv_sock import GServerSock
+from ginsfsm.draw import draw
 from ginsfsm.inspection import Delivered, Observation
+from secure import client_context
 from servers import Keeper, connect, read, read_to_end, serve, until, write
 from sockets import gaplic
 
@@ -73,7 +74,7 @@ def test_it_uses_the_server_behaviour_of_a_sock(keeper: Keeper) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
 def test_it_listens_at_the_configured_host_and_port(host: str, keeper: Keeper) -> None:
-    """It creates a listening sock at configured (host, port) attributes."""
+    """It creates a listening sock at configured (host, port) attributes. port int 0 server port."""
     free = serve(keeper, "free", host=host)
     port = free.config.port
     keeper.destroy_gobj(free)
@@ -84,6 +85,42 @@ def test_it_listens_at_the_configured_host_and_port(host: str, keeper: Keeper) -
     elsewhere = "127.0.0.1" if host == "127.0.0.2" else "127.0.0.2"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((elsewhere, port))
+
+
+def test_it_serves_tls(keeper: Keeper, run_async: RunAsync, tmp_path: Path) -> None:
+    """GServerSock can serve SSL traffic with Python 2.6+ and OpenSSL. To make this server serve SSL
+    traffic, send the ssl_options dictionary argument with the arguments required for the
+    ssl.wrap_socket method, including "certfile" and "keyfile": ssl_options={"certfile":
+    os.path.join(data_dir, "mydomain.crt"), "keyfile": os.path.join(data_dir, "mydomain.key")}.
+    ssl_options dict {} ssl options.
+    """
+    data_dir = str(tmp_path)
+    pem = certificates.server()
+    shutil.copy(certificates.chain_of(pem), tmp_path / "mydomain.crt")
+    shutil.copy(certificates.key_of(pem), tmp_path / "mydomain.key")
+    server = serve(
+        keeper,
+        ssl_options={
+            "certfile": os.path.join(data_dir, "mydomain.crt"),
+            "keyfile": os.path.join(data_dir, "mydomain.key"),
+        },
+    )
+
+    async def main() -> None:
+        async with keeper.gaplic, asyncio.timeout(20):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", server.config.port, ssl=client_context(), server_hostname="localhost"
+            )
+            writer.write(b"question")
+            await until(lambda: keeper.of(EV_RX_DATA))
+            (event,) = keeper.of(EV_RX_DATA)
+            assert event.data == b"question"
+            keeper.send_event(event.source, EV_SEND_DATA(b"answer"))
+            assert await reader.readexactly(6) == b"answer"
+            writer.close()
+            await until(lambda: keeper.of(EV_DISCONNECTED))
+
+    run_async(main)
 
 
 def test_each_incoming_connection_is_a_gsock_below_the_parent(
@@ -110,7 +147,9 @@ def test_each_incoming_connection_is_a_gsock_below_the_parent(
 def test_each_incoming_connection_is_a_gsock_below_the_subscriber(
     app: GAplic, keeper: Keeper, run_async: RunAsync
 ) -> None:
-    """Each incoming connection [...] will be child of the subscriber gobj."""
+    """Each incoming connection [...] will be child of the subscriber gobj. subscriber None None
+    subcriber of all output-events. Default is None, i.e., the parent.
+    """
     other = app.create_gobj("other", Keeper, app)
     server = serve(keeper, subscriber=other)
 
@@ -354,6 +393,13 @@ def test_a_name_as_host(keeper: Keeper) -> None:
     server = serve(keeper, host="localhost")
     with socket.create_connection(("localhost", server.config.port)):
         pass
+
+
+def test_it_can_be_drawn() -> None:
+    """Diagram: Output-Events: 'EV_CONNECTED'."""
+    drawn = format(GServerSock, "text")
+    assert all(f" {state} " in drawn for state in GServerSock.compiled.states)
+    assert "──▶ EV_CONNECTED" in draw(GServerSock, "text", view="interface")
 
 
 def test_ev_connected_comes_from_the_new_gsock(keeper: Keeper, run_async: RunAsync) -> None:

@@ -522,6 +522,14 @@ class StarredCaller(Caller):
     machine = Caller.machine
 
 
+class HeirCaller(Caller):
+    """Its base makes the child."""
+
+    machine = {**Caller.machine, "ST_CALLING": [
+        on(EV_CONNECTED, None, "ST_TALKING"), after(20, None, "ST_RESTING"),
+    ]}  # fmt: skip
+
+
 class BusyCaller(GObj):
     """Its short timeouts are in a state that does not wait for the gsock, or leave none."""
 
@@ -565,6 +573,9 @@ class TestLateTimeout:
             "ST_CALLING gives up after 10 s, and GSock only after 30 s (ST_CONNECTING, "
             "connect_timeout); give it less, or wait longer"
         )
+
+    def test_a_child_that_the_base_makes(self) -> None:
+        assert codes(late_timeout(HeirCaller)) == ["late-timeout"]
 
     def test_one_that_waits_longer(self) -> None:
         assert codes(late_timeout(PatientCaller)) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from abc import ABC, abstractmethod
+from typing import Any, Protocol, runtime_checkable
 
 import pytest
 
@@ -34,6 +35,12 @@ def test_an_unknown_format_is_a_clear_error() -> None:
         format(Door, "mermiad")
 
 
+@pytest.mark.parametrize("given", [int, "Door", list[int]], ids=str)
+def test_what_is_no_gclass_is_a_clear_error(given: Any) -> None:
+    with pytest.raises(ValueError, match="draw: expected a gclass, derived from GObj, got "):
+        draw(given, "md")
+
+
 def test_a_picture_is_no_text() -> None:
     with pytest.raises(ValueError, match=r"ginsfsm\.draw\.draw\(Door, 'png'\)"):
         format(Door, "png")
@@ -60,3 +67,29 @@ def test_a_gclass_may_have_an_abstract_class_for_a_base() -> None:
         assert isinstance(made, Named)
         assert isinstance(made, GObj)
     assert not isinstance(object(), GObj)
+
+
+def test_a_gclass_may_have_a_protocol_for_a_base() -> None:
+    @runtime_checkable
+    class Named(Protocol):
+        def title(self) -> str: ...
+
+    class Titled(GObj, Named):
+        def title(self) -> str:
+            return "Sir"
+
+    class Lord(Named, GObj):
+        def title(self) -> str:
+            return "Lord"
+
+    class Other(GObj):
+        def title(self) -> str:
+            return "Madam"
+
+    with ManualGAplic() as app:
+        for gclass in (Titled, Lord, Other):
+            made = app.create_gobj(None, gclass, app)
+            assert isinstance(made, Named)
+            assert isinstance(made, GObj)
+            assert isinstance(made, Titled) is (gclass is Titled)
+        assert not isinstance(app, Named)

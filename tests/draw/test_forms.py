@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from ginsfsm import GObj, on
+from ginsfsm import Event, GObj, on
 from ginsfsm.c_sock import GSock
 from ginsfsm.c_srv_sock import GServerSock
 from ginsfsm.c_timer import GTimer
@@ -44,6 +44,23 @@ def test_an_unknown_format_is_a_clear_error() -> None:
         draw(Door, "mermiad")
     with pytest.raises(ValueError, match="'trees' is nothing .*did you mean 'tree'"):
         draw(Door, "text", view="trees")
+
+
+def test_what_a_terminal_would_obey_is_not_in_a_drawing() -> None:
+    loud = type("EV_\x1b[31mRED\x07", (Event,), {"__doc__": "It\x1b[5m blinks."})
+
+    class Loud(GObj):
+        __doc__ = "Clears \x1b[2J the screen."
+        outputs = [loud]
+        machine = {
+            "ST_A": [on(loud, named("ac_\x1b]0;title"), "ST_\r\x9bB")],
+            "ST_\r\x9bB": [on(loud, None, "ST_A")],
+        }
+
+    for view in VIEWS:
+        for form in ("mermaid", "dot", "md", "text"):
+            text = draw(Loud, form, view=view)
+            assert [one for one in text if not one.isprintable() and one != "\n"] == []
 
 
 # Mermaid

@@ -13,13 +13,13 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from ginsfsm import GObj
+from ginsfsm import GObj, on
 from ginsfsm.c_sock import GSock
 from ginsfsm.c_srv_sock import GServerSock
 from ginsfsm.draw import GraphvizError, draw
 from ginsfsm.draw.form import View
 from ginsfsm.draw.graphviz import find_dot, render
-from machines import NASTY_EVENT, Door, Nasty, Terminal
+from machines import EV_PUSH, NASTY_EVENT, Door, Nasty, Terminal
 
 SVG = "{http://www.w3.org/2000/svg}"
 LETTER = 0.602
@@ -177,3 +177,13 @@ def test_a_program_that_cannot_be_run_is_a_clear_error(scripts: Path) -> None:
     (scripts / "dot").chmod(0o755)
     with pytest.raises(GraphvizError, match="cannot be run"):
         draw(Door, "svg")
+
+
+def test_the_svg_of_any_name_is_xml() -> None:
+    class Odd(GObj):
+        machine = {
+            "ST_\x1b\x00\ud800": [on(EV_PUSH, None, "--> ]]> <&\"'")],
+            "--> ]]> <&\"'": [on(EV_PUSH, None, "ST_\x1b\x00\ud800")],
+        }
+
+    ET.fromstring(draw(Odd, "svg"))

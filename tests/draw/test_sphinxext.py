@@ -153,7 +153,7 @@ def build(
 def _run_sphinx(folder: Path, builder: str) -> str:
     path = os.pathsep.join([str(folder), *filter(None, sys.path)])
     done = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-b", builder, "-q", "source", "out"],
+        [sys.executable, "-m", "sphinx", "-b", builder, "-q", "-N", "source", "out"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
@@ -338,6 +338,21 @@ def test_a_wrong_name_is_one_clear_warning(tmp_path: Path, argument: str, senten
     _, said = build(tmp_path, {"index.rst": f"Title\n=====\n\n.. gclass:: {argument}\n"})
     (line,) = said.strip().splitlines()
     assert line.endswith(f"index.rst:4: WARNING: gclass {argument}: {sentence} [fsm]")
+
+
+@pytest.mark.parametrize("page", ["index.rst", "index.md"])
+def test_a_warning_says_whose_docstring_is_wrong(tmp_path: Path, page: str) -> None:
+    (tmp_path / "slips.py").write_text(
+        'from ginsfsm import GObj\nclass Slip(GObj):\n    """Fine.\n\n    *Not closed.\n    """\n'
+    )
+    text = {
+        "index.rst": "Title\n=====\n\n.. gclass:: slips.Slip\n\n*Not this.\n",
+        "index.md": "# Title\n\n```{gclass} slips.Slip\n```\n\n{no-such-role}`x`\n",
+    }
+    _, said = build(tmp_path, {page: text[page]})
+    assert "docstring of slips.Slip:3: WARNING: Inline emphasis start-string" in said
+    # What is wrong on the page itself keeps its place.
+    assert f"{page}:6: WARNING" in said
 
 
 def test_a_gclass_has_one_place(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import linecache
+from pathlib import Path
+
 from ginsfsm import GObj, on, param
 from ginsfsm.c_srv_sock import GServerSock
 from ginsfsm.c_timer import GTimer
@@ -112,6 +115,55 @@ def test_a_gclass_without_source_has_no_children() -> None:
     assert isinstance(made, type)
     assert issubclass(made, GObj)
     assert tree_of(made).children == ()
+
+
+def test_a_gclass_that_was_typed_into_a_notebook_has_children() -> None:
+    # A notebook keeps the lines of a cell where Python looks for those of a file.
+    cell = (
+        "class Typed(GObj):\n    def start_up(self):\n        self.create_gobj('x', GTimer, self)\n"
+    )
+    linecache.cache["<cell 7>"] = (len(cell), None, cell.splitlines(True), "<cell 7>")
+    scope: dict[str, object] = {"GObj": GObj, "GTimer": GTimer, "__name__": "notebook"}
+    try:
+        exec(compile(cell, "<cell 7>", "exec"), scope)
+        made = scope["Typed"]
+        assert isinstance(made, type)
+        assert issubclass(made, GObj)
+        assert [one.gclass for one in tree_of(made).children] == ["GTimer"]
+    finally:
+        del linecache.cache["<cell 7>"]
+
+
+def test_a_text_that_is_another_functions_by_now_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "edited.py"
+    body = "\n    def start_up(self):\n        self.create_gobj('x', GTimer, self)\n"
+    file.write_text(f"class Edited(GObj):{body.replace('start_up', 'other')}")
+    scope: dict[str, object] = {"GObj": GObj, "GTimer": GTimer, "__name__": "edited"}
+    exec(compile(f"class Edited(GObj):{body}", str(file), "exec"), scope)
+    made = scope["Edited"]
+    assert isinstance(made, type)
+    assert issubclass(made, GObj)
+    assert tree_of(made).children == ()
+
+
+def test_what_the_table_makes_counts_and_what_an_inner_class_makes_does_not() -> None:
+    class Owner(GObj):
+        def start_up(self) -> None:
+            class Inner(GObj):
+                def start_up(self) -> None:
+                    self.create_gobj("leaf", Leaf, self)
+
+            self.create_gobj("inner", Inner, self)
+
+        machine = {
+            "ST_IDLE": [on(EV_PUSH, lambda self, event: self.create_gobj("door", Door, self))],
+        }
+
+    assert draw(Owner, "text", view="tree").splitlines() == [
+        "Owner",
+        "├── inner  Inner",
+        "└── door  Door  (made in ST_IDLE)",
+    ]
 
 
 def test_the_other_forms() -> None:

@@ -105,6 +105,43 @@ def test_the_next_interval_begins_anew(make: Make) -> None:
     assert handler.messages[-1] == "again"
 
 
+def test_what_an_operator_asked_for_is_whole(make: Make) -> None:
+    _, handler = make(1, 3600.0)
+    for name in ("ginsfsm.watch", "ginsfsm"):
+        for _ in range(5):
+            handler.handle(logging.makeLogRecord({"name": name, "msg": "stats"}))
+    assert [record.name for record in handler.kept] == ["ginsfsm.watch"] * 5 + ["ginsfsm"]
+
+
+class Talkative(str):
+    """A format whose use logs, as a destructor does that the garbage collector calls."""
+
+    __slots__ = ("log",)
+    log: Callable[[str], object]
+
+    def __hash__(self) -> int:
+        self.log("meanwhile")
+        return super().__hash__()
+
+
+def test_a_record_in_the_middle_of_another_one() -> None:
+    passed: list[str] = []
+    limit = KindLimit(lambda record: None, records=1)
+
+    def log(text: str) -> None:
+        if limit.filter(logging.makeLogRecord({"name": "ginsfsm", "msg": text})):
+            passed.append(str(text))
+
+    text = Talkative("again")
+    text.log = log
+    thread = threading.Thread(target=log, args=(text,), daemon=True)
+    thread.start()
+    thread.join(DEADLINE)
+    assert not thread.is_alive(), "it waits for its own lock"
+    assert passed == ["meanwhile", "again"]
+    limit.close()
+
+
 def test_kinds_are_counted_apart(make: Make) -> None:
     logger, handler = make(1, 3600.0)
     for _ in range(3):

@@ -58,6 +58,10 @@ class TestReading:
             ({"LISTEN_FDS": "1"}, "LISTEN_PID should be the number of a process, and is ''"),
             (said("1", pid="x"), "LISTEN_PID should be the number of a process, and is 'x'"),
             (said("1", pid=99), "LISTEN_FDS is for process 99 (LISTEN_PID), this one is 1234"),
+            (
+                said("1", pid="9" * 5000),
+                "LISTEN_PID should be the number of a process, and is '999",
+            ),
             (said("x"), "LISTEN_FDS should be a number of descriptors, and is 'x'"),
             (said("-1"), "LISTEN_FDS should be a number of descriptors, and is '-1'"),
             (said("²"), "LISTEN_FDS should be a number of descriptors, and is '²'"),

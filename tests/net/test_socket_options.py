@@ -85,3 +85,10 @@ def test_in_order_until_one_is_not_taken() -> None:
             set_socket_options(sock, options)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 80_000
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) != 80_000
+
+
+@pytest.mark.parametrize("value", ["65536", "re\udcffno"])
+def test_a_text_for_an_option_that_takes_none(value: str) -> None:
+    name = "SO_RCVBUF" if value.isdigit() else "TCP_CONGESTION"
+    (found,) = options_faults(read_options({name: value}))
+    assert found == f"{name}: expected an int, or bytes, got {value!r} (str)"

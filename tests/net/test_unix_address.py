@@ -332,6 +332,12 @@ class TestModeAndOwner:
         # What had been bound is gone.
         assert not (tmp_path / "s").exists()
 
+    def test_whatever_goes_wrong_no_file_is_left(self, path: Path) -> None:
+        # No OSError, since no user has that number.
+        with pytest.raises(OverflowError):
+            listen_on_path(str(path), backlog=1, owner=str(1 << 32))
+        assert not path.exists()
+
     @pytest.mark.parametrize(
         ("text", "mode"),
         [("660", 0o660), ("0660", 0o660), ("0o660", 0o660), ("1777", 0o1777), ("000", 0)],

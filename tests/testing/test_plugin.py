@@ -231,6 +231,10 @@ def test_a_module_that_cannot_be_imported_is_told(folder: Path) -> None:
         *PARTIAL,
         f"door.broken cannot be imported, so its rows are not counted: {why}",
     ]
+    # Whoever asks for a figure is not told one that leaves rows out.
+    done = run(folder, "--fsm-cov=door", "--fsm-cov-fail-under=1", "test_lock.py")
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+    assert report(done)[-1].startswith("FAILED door.broken cannot be imported")
 
 
 def test_drawn_with_the_rows_that_never_fired_dashed(folder: Path) -> None:
@@ -268,8 +272,12 @@ def test_a_report_that_cannot_be_written_fails_the_run(folder: Path) -> None:
         (["--fsm-cov=door", "--fsm-cov-report=html:x"], "--fsm-cov-report=html:x: expected text, "),
         (["--fsm-cov=door", "--fsm-cov-report=json"], "--fsm-cov-report=json: expected text, "),
         (["--fsm-cov-fail-under=100"], "need --fsm-cov=TARGET"),
+        (["--fsm-cov="], "--fsm-cov=: expected a package, a module or module:Class"),
+        (["--fsm-cov=door/lock.py"], "expected a package, a module or module:Class"),
+        (["--fsm-cov=door", "--fsm-cov-fail-under=nan"], "expected a number from 0 to 100"),
+        (["--fsm-cov=door", "--fsm-cov-fail-under=1000"], "expected a number from 0 to 100"),
     ],
-    ids=["unknown", "no file", "no target"],
+    ids=["unknown", "no file", "no target", "empty", "a file", "nan", "1000"],
 )
 def test_options_that_do_not_fit(folder: Path, options: list[str], words: str) -> None:
     done = run(folder, *options)
@@ -294,7 +302,7 @@ def test_a_process_that_dies_is_told(folder: Path) -> None:
     (folder / "test_lock.py").write_text("import os\n\ndef test_dies():\n    os._exit(3)\n")
     done = run(folder, "--fsm-cov=door.lock", "-n", "1", "--max-worker-restart=0", "test_lock.py")
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
-    assert "1 processes ended without telling what they saw" in report(done)
+    assert "1 process ended without telling what they saw" in report(done)
 
 
 def test_ginsfsm_run_in_a_test_is_counted(folder: Path) -> None:

@@ -3,7 +3,7 @@
 A faulty class raises when its class statement runs, and its module ends there. So that all faults
 of all classes are reported at once, the two functions that raise are told to report instead while
 the modules are imported; a faulty class then exists, without a table, and nobody looks for smells
-in it. What a module prints while it is imported goes to stderr.
+in it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ginsfsm.check.place import (
     may_have_gclass,
     put_first_on_path,
 )
-from ginsfsm.check.source import parsed
+from ginsfsm.draw.function_text import parsed
 from ginsfsm.errors import nearest
 from ginsfsm.gobj import GObj, _gclasses
 
@@ -68,7 +68,7 @@ class Collection:
         Raises:
             PlaceError: there is no such module, or no gclass in it.
         """
-        with self._reporting(), contextlib.redirect_stdout(sys.stderr):
+        with self._reporting():
             modules = self._imported(place)
         found = [cls for module in modules for cls in self._gclasses_of(module)]
         if place.gclass and modules:

@@ -23,7 +23,7 @@ def late_timeout(cls: type[GObj]) -> Iterator[Finding]:
     that nothing which the child tells leads to: so the child is at its first step there. The
     defaults of parameters are compared, or what the parent gives.
     """
-    for child in source_of(cls).children():
+    for child in source_of(cls).children:
         first = _first_timeout(child)
         if first is None:
             continue
@@ -85,7 +85,7 @@ def _seconds(row: Row, child: Child) -> float | None:
 def namesake(cls: type[GObj]) -> Iterator[Finding]:
     """A row that waits for a child's event, and has the wrong class of that name."""
     accepted = cls.compiled.events
-    for child in source_of(cls).children():
+    for child in source_of(cls).children:
         for event in child.gclass.outputs:
             mine = accepted.get(event.__name__)
             if mine is None or mine is event:

@@ -30,7 +30,7 @@ def findings_of(collection: Collection, ignored: Some[str] = ()) -> list[Finding
     sessions = {
         child.gclass
         for one in collection.everybody()
-        for child in source_of(one).children()
+        for child in source_of(one).children
         if child.is_session
     }
     for file in collection.files:
@@ -66,7 +66,7 @@ def _of_usage(cls: type[GObj], collection: Collection) -> Iterator[Finding]:
     makers = [
         one
         for one in collection.gclasses
-        if any(child.gclass is cls for child in source_of(one).children())
+        if any(child.gclass is cls for child in source_of(one).children)
     ]
     yield from unheard_output(cls, makers, collection.everybody())
     yield from unsent_output(cls, collection.files)

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from ginsfsm.check.source import parsed
+from ginsfsm.draw.function_text import parsed
 
 __all__ = ["PLACE_FORM", "Place", "PlaceError", "import_file", "place_of"]
 

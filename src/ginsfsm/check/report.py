@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from typing import Final
-
-import msgspec
 
 from ginsfsm.check.finding import Finding
 
@@ -44,8 +43,8 @@ def _as_json(findings: Sequence[Finding], gclasses: int) -> str:
         }
         for one in findings
     ]
-    text = msgspec.json.encode({"gclasses": gclasses, "findings": told})
-    return msgspec.json.format(text, indent=2).decode()
+    # In ASCII, so that any stdout can take it.
+    return json.dumps({"gclasses": gclasses, "findings": told}, indent=2)
 
 
 def _as_github(one: Finding) -> str:

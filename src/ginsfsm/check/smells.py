@@ -280,4 +280,4 @@ def of_machine(cls: type[GObj], *, is_session: bool = False) -> Iterable[Finding
 def looks_like_session(cls: type[GObj]) -> bool:
     """Whether it takes what a connection tells and makes nothing itself: so somebody made both."""
     takes = cls.compiled.accepted & set(GSock.outputs)
-    return bool(takes) and not any(source_of(cls).children())
+    return bool(takes) and not any(source_of(cls).children)

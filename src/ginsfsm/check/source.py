@@ -8,16 +8,17 @@ run to find that. Where the text cannot be read, or is written in a way that is 
 from __future__ import annotations
 
 import ast
-import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Final, TypeAlias
+from functools import cached_property
+from typing import Final
 
+from ginsfsm.draw.function_text import Function, nodes_of, parsed
+from ginsfsm.draw.making import makings_of
 from ginsfsm.gobj import GObj
 
-__all__ = ["UNKNOWN", "Child", "Source", "parsed", "source_of"]
+__all__ = ["UNKNOWN", "Child", "Source", "source_of"]
 
 
 UNKNOWN: Final = object()
@@ -34,37 +35,6 @@ class Child:
     gclass: type[GObj]
     given: Mapping[str, object]
     is_session: bool = False
-
-
-@cache
-def parsed(file: str) -> ast.Module | None:
-    """The syntax tree of a file; None where it cannot be read or is no Python."""
-    try:
-        with open(file, "rb") as stream:
-            return ast.parse(stream.read(), file)
-    except (OSError, SyntaxError, ValueError):
-        return None
-
-
-Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-
-
-@cache
-def _functions(file: str) -> dict[int, list[Function]]:
-    """The functions of a file by the line that their code object tells: the first decorator's."""
-    tree = parsed(file)
-    found: dict[int, list[Function]] = {}
-    for node in () if tree is None else ast.walk(tree):
-        if isinstance(node, Function):
-            above = [one.lineno for one in getattr(node, "decorator_list", ())]
-            found.setdefault(min([node.lineno, *above]), []).append(node)
-    return found
-
-
-def _nodes_of(function: object) -> list[Function]:
-    """The text of a function; more than one where lambdas share a line."""
-    code = getattr(inspect.unwrap(function) if callable(function) else None, "__code__", None)
-    return [] if code is None else _functions(code.co_filename).get(code.co_firstlineno, [])
 
 
 def _definitions(scope: ast.AST) -> Iterator[ast.ClassDef | ast.FunctionDef]:
@@ -137,31 +107,18 @@ class Source:
                         return node.lineno
         return self.line
 
-    def children(self) -> Iterator[Child]:
+    @cached_property
+    def children(self) -> tuple[Child, ...]:
         """What this gclass makes, by `create_gobj` and by the `session` of a server."""
-        for node in () if self.node is None else ast.walk(self.node):
-            if not isinstance(node, ast.Call) or _called(node) != "create_gobj":
-                continue
-            given = {word.arg or "**": _value(word.value) for word in node.keywords}
-            made = node.args[1] if len(node.args) > 1 else None
-            gclass = self._gclass(made)
-            if gclass is not None:
-                yield Child(gclass, given)
-            session = [word.value for word in node.keywords if word.arg == "session"]
-            if session and (of_session := self._gclass(session[0])) is not None:
+        return tuple(self._children())
+
+    def _children(self) -> Iterator[Child]:
+        for made in makings_of(self.cls):
+            if made.gclass is not None:
+                yield Child(made.gclass, {name: _value(one) for name, one in made.given.items()})
+            if made.session is not None:
                 # Its parameters stand in session_parameters, which may come from anywhere.
-                yield Child(of_session, {"**": UNKNOWN}, is_session=True)
-
-    def _gclass(self, node: ast.expr | None) -> type[GObj] | None:
-        found = self._named(node)
-        return found if isinstance(found, type) and issubclass(found, GObj) else None
-
-    def _named(self, node: ast.expr | None) -> Any:
-        if isinstance(node, ast.Name):
-            return getattr(sys.modules.get(self.cls.__module__), node.id, None)
-        if isinstance(node, ast.Attribute):
-            return getattr(self._named(node.value), node.attr, None)
-        return None
+                yield Child(made.session, {"**": UNKNOWN}, is_session=True)
 
     def calls(self, function: object) -> Iterator[tuple[ast.Call, str]] | None:
         """The calls in a method, and in the methods of `self` that it calls, and so on.
@@ -170,7 +127,7 @@ class Source:
             Each call with what the method names its gobj, mostly `self`; None where the text of
             the function cannot be found.
         """
-        first = _nodes_of(function)
+        first = nodes_of(function)
         return self._calls(first) if first else None
 
     def _calls(self, todo: list[Function]) -> Iterator[tuple[ast.Call, str]]:
@@ -187,7 +144,7 @@ class Source:
                 if isinstance(part, ast.Call):
                     yield part, own
                 if isinstance(part, ast.Attribute) and getattr(part.value, "id", "") == own:
-                    todo += _nodes_of(getattr(self.cls, part.attr, None))
+                    todo += nodes_of(getattr(self.cls, part.attr, None))
 
 
 _sources: Final[dict[type[GObj], Source]] = {}
@@ -199,10 +156,6 @@ def source_of(cls: type[GObj]) -> Source:
     if found is None:
         found = _sources[cls] = Source(cls)
     return found
-
-
-def _called(call: ast.Call) -> str:
-    return getattr(call.func, "attr", "") or getattr(call.func, "id", "")
 
 
 def _value(node: ast.expr) -> object:

@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 
 from ginsfsm.check.finding import Finding
-from ginsfsm.check.source import parsed, source_of
+from ginsfsm.check.source import source_of
+from ginsfsm.draw.function_text import parsed
 from ginsfsm.event import Event
 from ginsfsm.gobj import GObj
 

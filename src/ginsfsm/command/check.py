@@ -8,6 +8,7 @@ from ginsfsm.check.finding import SMELLS
 from ginsfsm.check.judge import findings_of
 from ginsfsm.check.place import PLACE_FORM, PlaceError, place_of
 from ginsfsm.check.report import FORMATS, report
+from ginsfsm.command.output import importing, print_out, tell_of_threads
 from ginsfsm.command.report import DONE, FAILED, MISUSED, MisuseError, say
 
 if TYPE_CHECKING:
@@ -50,16 +51,22 @@ def add_check(commands: "Commands") -> None:
 def _check(options: argparse.Namespace) -> int:
     collection = Collection()
     try:
-        for place in [place_of(text) for text in options.targets]:
-            collection.add(place)
+        with importing():
+            for place in [place_of(text) for text in options.targets]:
+                collection.add(place)
     except PlaceError as error:
         raise MisuseError(str(error)) from error
     findings = findings_of(collection, options.ignore)
     told = report(findings, options.format, len(collection.gclasses))
-    if told:
-        print(told, flush=True)
+    try:
+        if told:
+            print_out(f"{told}\n")
+    except OSError as error:
+        say(f"cannot write to stdout: {error.strerror or error}")
+        return FAILED
     checked = _count(len(collection.gclasses), "gclass", "gclasses")
     say(f"{_count(len(findings), 'finding', 'findings')}; {checked} without a fault")
+    tell_of_threads()
     if any(one.code == "import" for one in findings):
         return MISUSED
     return FAILED if findings else DONE

@@ -5,11 +5,10 @@ Without options it is drawn with letters, for a terminal of 80 columns, on stdou
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ginsfsm.command.output import importing, print_out, tell_of_threads
 from ginsfsm.command.report import DONE, FAILED, MisuseError, say
 from ginsfsm.command.target import TARGET_FORM, load_gclass, target_of
 from ginsfsm.draw import FORMATS, GraphvizError, draw
@@ -74,23 +73,24 @@ def add_draw(commands: "Commands") -> None:
 def _draw(options: argparse.Namespace) -> int:
     file: Path | None = options.file
     form = options.format or _format_of(file)
-    if form == "png" and file is None and sys.stdout.isatty():
+    if form == "png" and file is None and _is_terminal():
         raise MisuseError("a PNG picture is nothing for a terminal: give a file, as in -o door.png")
     # What a module prints while it is imported is no part of the drawing.
-    with _prints_to_stderr():
+    with importing():
         gclass = load_gclass(options.target)
     try:
         drawing = draw(gclass, form, view=options.view)
         if file is not None:
             file.write_bytes(drawing.encode() if isinstance(drawing, str) else drawing)
         else:
-            _print(drawing)
+            print_out(_for_stdout(drawing))
     except GraphvizError as error:
         say(str(error))
         return FAILED
     except OSError as error:
         say(f"cannot write {file or 'to stdout'}: {error.strerror or error}")
         return FAILED
+    tell_of_threads()
     return DONE
 
 
@@ -106,23 +106,15 @@ def _format_of(file: Path | None) -> str:
     return form
 
 
-@contextmanager
-def _prints_to_stderr() -> Iterator[None]:
-    before = sys.stdout
-    sys.stdout = sys.stderr
-    try:
-        yield
-    finally:
-        sys.stdout = before
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
-def _print(drawing: str | bytes) -> None:
-    if isinstance(drawing, bytes):
-        sys.stdout.buffer.write(drawing)
-    else:
+def _for_stdout(drawing: str | bytes) -> str | bytes:
+    """A drawing that stdout can show."""
+    if isinstance(drawing, str) and sys.stdout is not None:
         try:
             drawing.encode(sys.stdout.encoding or "ascii")
         except UnicodeEncodeError:
-            drawing = in_ascii(drawing)
-        sys.stdout.write(drawing)
-    sys.stdout.flush()
+            return in_ascii(drawing)
+    return drawing

@@ -16,8 +16,10 @@ from functools import partial
 
 from ginsfsm.c_workers import Workers
 from ginsfsm.census import Census
-from ginsfsm.command.report import DONE, MisuseError
+from ginsfsm.command.quantity import seconds
+from ginsfsm.command.report import DONE, FAILED, MisuseError, say
 from ginsfsm.command.watching import watch
+from ginsfsm.errors import GinsfsmError
 from ginsfsm.gaplic import GAplic
 from ginsfsm.logs.fields import about
 from ginsfsm.service_manager import ServiceManager
@@ -45,9 +47,17 @@ def add_options(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--worker-timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=seconds,
         default=Workers.config.silence,
         help="how long a worker's loop may stand still before it is killed and started again "
+        "(default: %(default)g); 0 is for ever",
+    )
+    run.add_argument(
+        "--start-timeout",
+        metavar="SECONDS",
+        type=seconds,
+        default=Workers.config.start_timeout,
+        help="how long a worker may take until it serves, before it is killed and started again "
         "(default: %(default)g); 0 is for ever",
     )
 
@@ -71,6 +81,9 @@ def run_workers(options: argparse.Namespace, has_no_terminal: Callable[[GAplic],
     heir_environment = _for_heir(os.environ)
     predecessor = Origin.of_environment(HEIR)
     service = ServiceManager.of_environment()
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        # Whoever started us did not want to know how we end; we want to know it of our workers.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     app = GAplic("parent")
     try:
         workers = app.create_gobj(
@@ -85,8 +98,11 @@ def run_workers(options: argparse.Namespace, has_no_terminal: Callable[[GAplic],
             heir_environment=heir_environment,
             drain_timeout=options.drain_timeout,
             silence=options.worker_timeout,
+            start_timeout=options.start_timeout,
         )
         workers.attach(service, predecessor)
+        # What the parent listens on itself, for the metrics, goes to an heir with the rest.
+        app.listen = workers.listen  # type: ignore[method-assign]
 
         def roll() -> None:
             if not has_no_terminal(app):
@@ -96,7 +112,7 @@ def run_workers(options: argparse.Namespace, has_no_terminal: Callable[[GAplic],
         app.on_signal(signal.SIGUSR2, partial(app.send_event, workers, EV_UPGRADE()))
         app.on_terminate(partial(app.send_event, workers, EV_TERMINATE(options.drain_timeout)))
         census = Census(workers)
-        watch(app, options, census, lambda: [one.pid for one in workers.crew if one.pid])
+        watch(app, options, census, lambda: [one.pid for one in workers.crew if one.serves])
         if options.stats is not None or options.metrics is not None:
             census.keep_asking()
         logger.info(
@@ -107,6 +123,11 @@ def run_workers(options: argparse.Namespace, has_no_terminal: Callable[[GAplic],
         app.start()
         logger.info("%s has stopped", workers.path, extra=about(path=workers.path))
         return workers.exit_status or DONE
+    except MisuseError:
+        raise
+    except GinsfsmError as error:
+        say(f"{options.target} cannot start: {error}")
+        return FAILED
     finally:
         app.destroy_gobj(app)
 
@@ -133,13 +154,3 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 1024:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number of processes, 1 to 1024")
     return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, 0 or more, as in 30 or 2.5")
-    return seconds

@@ -13,6 +13,7 @@ from ginsfsm.errors import GinsfsmError
 __all__ = [
     "DONE",
     "FAILED",
+    "INTERRUPTED",
     "MISUSED",
     "MisuseError",
     "is_inside",
@@ -25,6 +26,8 @@ __all__ = [
 DONE = 0
 FAILED = 1
 MISUSED = 2
+INTERRUPTED = 130
+"""What a shell says of a program that SIGINT ended."""
 
 COMMAND = os.path.dirname(os.path.abspath(__file__)) + os.sep
 LIBRARY = os.path.dirname(os.path.dirname(COMMAND)) + os.sep

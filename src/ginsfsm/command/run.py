@@ -9,7 +9,6 @@ their certificates again.
 import argparse
 import errno
 import logging
-import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +23,9 @@ from ginsfsm.announcer import EV_RELOADED, EV_RELOADING, EV_STOPPING, Announcer
 from ginsfsm.c_srv_sock import EV_RELOAD_TLS, GServerSock
 from ginsfsm.c_supervised import Supervised
 from ginsfsm.command.parent import add_options, run_workers
+from ginsfsm.command.quantity import seconds, whole_number
 from ginsfsm.command.report import DONE, FAILED, MISUSED, MisuseError, say, told_of
+from ginsfsm.command.reserve import keep_reserve
 from ginsfsm.command.target import TARGET_FORM, load_gclass, target_of
 from ginsfsm.command.watching import DUMP, add_watch_options, watch, watch_tree
 from ginsfsm.errors import GConfigError, GinsfsmError, MachineError
@@ -63,9 +64,10 @@ def add_run(commands: "Commands") -> None:
         help="run a gclass until SIGINT (Ctrl-C) or SIGTERM",
         description="Make a gaplic with one gobj of a gclass, and run it until SIGINT (Ctrl-C) or "
         "SIGTERM. SIGINT ends it at once; SIGTERM lets its servers drain first, and a second one "
-        "ends it at once. SIGHUP lets them read their certificates again. Exit status: 0 when it "
-        "was stopped; 1 when it could not start, by a parameter that does not fit as well; 2 when "
-        "the command line, the settings file or the target cannot be understood.",
+        "ends it at once. SIGHUP lets them read their certificates again, SIGUSR1 writes the tree "
+        "to the log. Exit status: 0 when it was stopped; 1 when it could not start, by a parameter "
+        "that does not fit as well; 2 when the command line, the settings file or the target "
+        "cannot be understood.",
     )
     run.add_argument("target", metavar="TARGET", type=target_of, help=f"the gclass: {TARGET_FORM}")
     run.add_argument(
@@ -85,7 +87,7 @@ def add_run(commands: "Commands") -> None:
     run.add_argument(
         "--drain-timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=seconds,
         default=_DRAIN_TIMEOUT,
         help="how long after SIGTERM open connections may go on (default: %(default)g); those that "
         "are left are aborted, and 0 aborts all of them",
@@ -101,7 +103,7 @@ def add_run(commands: "Commands") -> None:
         help="lines for people, or one JSON object a record (default: text)",
     )  # fmt: skip
     run.add_argument(
-        "--log-limit", metavar="RECORDS", type=_whole_number, default=logs.LIMIT,
+        "--log-limit", metavar="RECORDS", type=whole_number, default=logs.LIMIT,
         help="how many of one kind are logged in a minute; those held back are counted, and 0 is "
         "no limit (default: %(default)d)",
     )  # fmt: skip
@@ -149,22 +151,6 @@ def _start(options: argparse.Namespace) -> int:
             origin.channel.close()
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, 0 or more, as in 30 or 2.5")
-    return seconds
-
-
-def _whole_number(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, 0 or more")
-    return int(text)
-
-
 def _setting(text: str) -> _Setting:
     left, equals, value = text.partition("=")
     name, _, parameter = left.rpartition(".")
@@ -180,6 +166,7 @@ def _run(options: argparse.Namespace, origin: Origin | None) -> int:
     app: GAplic | None = None
     try:
         app = GAplic("app", settings=settings)
+        keep_reserve(app)
         if origin is not None:
             app.listen = origin.listen  # type: ignore[method-assign]
         gobj = app.create_gobj(name, gclass, app)
@@ -260,7 +247,7 @@ def _reload(app: GAplic) -> None:
     servers = [gobj for gobj in app.walk() if isinstance(gobj, GServerSock)]
     secure = [server for server in servers if server.config.ssl_options]
     logger.info(
-        "SIGHUP: reloading TLS of %d servers", len(secure),
+        "SIGHUP: reloading TLS of %d server%s", len(secure), "" if len(secure) == 1 else "s",
         extra=about(app, signal="SIGHUP", count=len(secure)),
     )  # fmt: skip
     announcers = [gobj for gobj in app.walk() if isinstance(gobj, Announcer)]

@@ -49,7 +49,7 @@ def add_watch_options(run: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         type=_address,
         help="serve http://HOST:PORT/metrics for Prometheus, as in 127.0.0.1:9100; port 0 takes a "
-        "free one; with --workers it tells the sum. SIGUSR1 writes the tree to the log",
+        "free one; with --workers it tells the sum",
     )
 
 
@@ -110,7 +110,11 @@ def watch_tree(app: GAplic, pids: Callable[[], Iterable[int]] = tuple) -> None:
 
 def dump(app: GAplic, pids: Iterable[int] = ()) -> None:
     """Write the tree with its states to the log, and let these processes do so as well."""
-    logger.info("SIGUSR1: the tree\n%s", tree_text(app), extra=about(app, signal="SIGUSR1"))
+    # The trees of workers look alike.
+    logger.info(
+        "SIGUSR1: the tree of process %d\n%s", os.getpid(), tree_text(app),
+        extra=about(app, signal="SIGUSR1"),
+    )  # fmt: skip
     for pid in pids:
         try:
             os.kill(pid, signal.SIGUSR1)
@@ -137,7 +141,7 @@ class StatsLine(GObj):
 
     def start_up(self) -> None:
         """Wait for the first time."""
-        self._before = Snapshot()
+        self._before, self._taken_at = Snapshot(), self.gaplic.time()
         timer = self.create_gobj("timer", GTimer, self)
         self.send_event(timer, EV_SET_TIMER(self.config.seconds, autostart=True))
 
@@ -153,8 +157,10 @@ class StatsLine(GObj):
         if event.error is not None:
             logger.error("no stats: %r", event.error, extra=about(self, error=event.error))
             return
-        before, self._before = self._before, event.result
-        line = stats_line(event.result, before, self.config.seconds)
+        # Not `seconds`: it may come late, and then the next one as well.
+        before, began = self._before, self._taken_at
+        self._before, self._taken_at = event.result, self.gaplic.time()
+        line = stats_line(event.result, before, self._taken_at - began)
         logger.info("stats: %s", line, extra=about(self, seconds=self.config.seconds))
 
     machine = {

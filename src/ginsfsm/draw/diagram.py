@@ -24,7 +24,7 @@ from ginsfsm.gobj import GObj
 from ginsfsm.row import Postpone, Row
 from ginsfsm.smachine import State
 
-__all__ = ["Arrow", "Box", "Diagram", "Line", "diagram_of", "name_shown", "summary"]
+__all__ = ["Arrow", "Box", "Diagram", "Line", "diagram_of", "name_shown", "printable", "summary"]
 
 NEVER = "never fired"
 """What a drawing says of a row that fired in no test."""
@@ -237,3 +237,8 @@ def summary(of: type[object]) -> str:
     """The first sentence of a class's own docstring, in one line; empty where it has none."""
     text = of.__dict__.get("__doc__") or ""
     return " ".join(str(text).strip().partition("\n\n")[0].split())
+
+
+def printable(text: str) -> str:
+    """The text with a space for each character that cannot be seen, so that a line stays one."""
+    return "".join(one if one.isprintable() else " " for one in text)

@@ -11,7 +11,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from html import escape
 from typing import Final
 
-from ginsfsm.draw.diagram import NEVER, Arrow, Box, Diagram, Line
+from ginsfsm.draw.diagram import NEVER, Arrow, Box, Diagram, Line, printable
 from ginsfsm.draw.interface import Interface, Message
 from ginsfsm.draw.tree import Node, numbered
 
@@ -210,8 +210,10 @@ def _tree(root: Node) -> Iterator[str]:
 
 
 def _quoted(text: str) -> str:
+    # The name of a node stands in the SVG, where XML forbids some characters.
+    text = "".join(one if one.isprintable() else f"<{ord(one):x}>" for one in text)
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _text(text: str) -> str:
-    return escape("".join(one if one.isprintable() else " " for one in text))
+    return escape(printable(text))

@@ -92,9 +92,11 @@ def draw(
         The text; the bytes of the picture for `"png"`.
 
     Raises:
-        ValueError: an unknown format or view.
+        ValueError: no gclass, or an unknown format or view.
         GraphvizError: for `"svg"` and `"png"`, where Graphviz is missing, or fails.
     """
+    if not (isinstance(cls, type) and issubclass(cls, GObj)):
+        raise ValueError(f"draw: expected a gclass, derived from GObj, got {cls!r}")
     if format not in FORMATS:
         raise ValueError(f"{format!r} is no format of a drawing{nearest(format, FORMATS)}")
     if view not in VIEWS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from ginsfsm.draw.diagram import NEVER, Diagram, Line
+from ginsfsm.draw.diagram import NEVER, Diagram, Line, printable
 from ginsfsm.draw.interface import Interface, Message
 from ginsfsm.draw.tree import Node
 
@@ -95,7 +95,7 @@ def _code(text: str) -> str:
     if not text:
         return ""
     # In a table a bar ends the cell even within code; GitHub and MyST take it back from "\|".
-    text = "".join(one if one.isprintable() else " " for one in text).replace("|", r"\|")
+    text = printable(text).replace("|", r"\|")
     fence = "`" * (1 + max((len(run) for run in _ticks(text)), default=0))
     pad = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{pad}{text}{pad}{fence}"
@@ -112,4 +112,4 @@ def _ticks(text: str) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    return text.replace("|", r"\|").replace("<", "&lt;")
+    return printable(text).replace("|", r"\|").replace("<", "&lt;")

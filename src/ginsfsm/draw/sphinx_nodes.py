@@ -93,11 +93,17 @@ def docstring(directive: SphinxDirective, what: str, of: object, text: str) -> l
     if "autodoc-process-docstring" in app.events.events:
         app.emit("autodoc-process-docstring", what, name, of, {}, lines)
     document = new_document(f"docstring of {name}", directive.state.document.settings)
-    document.reporter = directive.state.document.reporter
+    document.reporter = reporter = directive.state.document.reporter
+    # A warning stands at the docstring, and not at the directive, where nothing is wrong.
+    place_on_page = vars(reporter)["get_source_and_line"]
+    vars(reporter)["get_source_and_line"] = lambda line=None: (f"docstring of {name}", line)
     # docutils has no public way to ask for it; Sphinx's own default_role reads it like this.
     before = vars(roles)["_roles"].get("")
-    with default_role(directive.env.current_document.docname, "fsm:name"):
-        Parser().parse("\n".join(lines), document)
+    try:
+        with default_role(directive.env.current_document.docname, "fsm:name"):
+            Parser().parse("\n".join(lines), document)
+    finally:
+        vars(reporter)["get_source_and_line"] = place_on_page
     if before is not None:
         # That of the page, which Sphinx has put away.
         register_role("", before)

@@ -9,11 +9,11 @@ too long even then is broken.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ginsfsm.draw.diagram import NEVER, Box, Diagram, Line, summary
+from ginsfsm.draw.diagram import NEVER, Box, Diagram, Line, printable, summary
 from ginsfsm.draw.interface import Interface, Message
 from ginsfsm.draw.rails import MOST_RAILS, Stop, rails_beside
 from ginsfsm.draw.tree import Node
@@ -137,7 +137,7 @@ def _picture(diagram: Diagram, layout: _Layout, width: int, rails: bool) -> str:
     if rails:
         beside = rails_beside(len(lines), arrivals, stops)
         lines = [f"{line:{width}}{rail}".rstrip() for line, rail in zip(lines, beside, strict=True)]
-    return "\n".join((*_heading(diagram), *lines, ""))
+    return _joined((*_heading(diagram), *lines))
 
 
 def _top(box: Box, width: int) -> str:
@@ -186,7 +186,7 @@ def _box_between(name: str, inputs: Sequence[str], outputs: Sequence[str], left:
         entry = f"{before:>{left}} ──▶│" if before else f"{margin}│"
         leaving = f"├──▶ {after}" if after else "│"
         lines.append(f"{entry}{middle:^{width}}{leaving}")
-    return "\n".join((*lines, f"{margin}└{'─' * width}┘", ""))
+    return _joined((*lines, f"{margin}└{'─' * width}┘"))
 
 
 def _centred(words: Sequence[str], rows: int) -> list[str]:
@@ -199,7 +199,7 @@ def _listed(of: Interface) -> str:
     lines = [of.name]
     for title, arrow, messages in (("takes", "──▶ ", of.inputs), ("tells", "◀── ", of.outputs)):
         lines += ["", f"  {title}", *_signatures(arrow, messages)]
-    return "\n".join((*lines, ""))
+    return _joined(lines)
 
 
 def _signatures(arrow: str, messages: Sequence[Message]) -> Iterator[str]:
@@ -211,7 +211,7 @@ def _signatures(arrow: str, messages: Sequence[Message]) -> Iterator[str]:
 
 def tree(root: Node) -> str:
     """The gclass and, below it, the children that it makes."""
-    return "\n".join((*_tree(root, "", ""), ""))
+    return _joined(_tree(root, "", ""))
 
 
 def _tree(node: Node, first: str, others: str) -> Iterator[str]:
@@ -234,3 +234,8 @@ def _tree(node: Node, first: str, others: str) -> Iterator[str]:
             others + ("└── " if last else "├── "),
             others + ("    " if last else "│   "),
         )
+
+
+def _joined(lines: Iterable[str]) -> str:
+    """The lines, without what a terminal would take for a command or for the end of a line."""
+    return "".join(f"{printable(line)}\n" for line in lines)

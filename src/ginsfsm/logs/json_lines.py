@@ -24,7 +24,7 @@ _MAX_FIELD: Final = 1000
 _OF_EVERY_RECORD: Final = frozenset(
     {*vars(logging.makeLogRecord({})), "asctime", "message", "taskName"}
 )
-_OURS: Final = frozenset({"ts", "level", "logger", "message", "pid", "traceback"})
+_OURS: Final = frozenset({"ts", "level", "logger", "message", "pid", "traceback", "stack"})
 
 
 class JsonFormatter(logging.Formatter):

@@ -5,8 +5,9 @@ with an exception the same class and line. The first ones of an interval pass. T
 counted, and when the interval is over one record of that level says how many there were and of
 which kind. A thread waits for that moment, but only while something is held back.
 
-It counts what this library and asyncio log. What a program logs by its own loggers is its own
-matter: its access log has one kind, too, and must be whole.
+It counts what this library and asyncio log, but for what an operator has asked for (`WHOLE`). What
+a program logs by its own loggers is its own matter: its access log has one kind, too, and must be
+whole.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from typing import Final
+
+from ginsfsm.logs.plain_text import WHOLE
 
 __all__ = ["KindLimit"]
 
@@ -73,14 +76,16 @@ class KindLimit:
         self._loggers = loggers
         self._prefixes = tuple(f"{name}." for name in loggers)
         self._kinds: dict[Hashable, _Interval] = {}
-        self._lock = threading.Lock()
+        # One that its own thread may take again: where an object that the garbage collector meets
+        # in here logs its end, as tasks of asyncio do, it would wait for itself.
+        self._lock = threading.RLock()
         self._timer: threading.Timer | None = None
         self._closed = False
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record passes; called by `logging`, in any thread."""
-        if hasattr(record, "held_back"):
-            # One of our own.
+        if hasattr(record, "held_back") or record.name in WHOLE:
+            # One of our own, or what was asked for.
             return True
         if record.name not in self._loggers and not record.name.startswith(self._prefixes):
             return True

@@ -11,13 +11,14 @@ import logging
 import sys
 from typing import Final
 
-__all__ = ["MAX_CHARACTERS", "TextFormatter", "longest", "shortened"]
+__all__ = ["MAX_CHARACTERS", "WHOLE", "TextFormatter", "longest", "shortened"]
 
 MAX_CHARACTERS: Final = 16_384
 """Of one record, traceback and all. A traceback of a hundred frames has about as many."""
 
 WHOLE: Final = frozenset({"ginsfsm.watch"})
-"""Loggers of what an operator has asked for, as the tree on SIGUSR1: that is written to its end."""
+"""Loggers of what an operator has asked for, as the tree on SIGUSR1: that is written to its end,
+and no limit holds it back."""
 
 _CONTROL: Final = {
     code: f"\\x{code:02x}"

@@ -9,7 +9,7 @@ ST_WAITING. No request has begun; a scraper keeps its connection for the next on
 ST_READING. A request has begun.
 
 ST_COLLECTING. The numbers are being fetched, which takes a moment where other processes have to be
-asked. What the scraper sends meanwhile waits.
+asked. What the scraper sends meanwhile waits. Those that do not come in time end it.
 
 ST_ENDING. The answer was the last one.
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import h11
 
@@ -38,6 +38,9 @@ from ginsfsm.gconfig import param
 from ginsfsm.gobj import GObj
 from ginsfsm.logs.fields import about
 from ginsfsm.row import after, enter, leave, on
+
+if TYPE_CHECKING:
+    from ginsfsm.task import Task
 
 __all__ = ["Page", "Scrape"]
 
@@ -72,6 +75,9 @@ class Scrape(GObj):
         request_timeout: float = param(
             10.0, "seconds from the first byte of a request to its last", ge=0.01
         )
+        answer_timeout: float = param(
+            10.0, "seconds for the numbers; Prometheus does not wait longer", ge=0.01
+        )
 
     def start_up(self) -> None:
         """Wait for a request."""
@@ -79,6 +85,7 @@ class Scrape(GObj):
         self._gsock: GObj = self
         self._is_last = False
         self._head = False
+        self._asking: Task | None = None
 
     def ac_connected(self, event: EV_CONNECTED) -> None:
         self._gsock = event.source
@@ -124,7 +131,7 @@ class Scrape(GObj):
             return self._answer(413, b"no request here has a body\n", close=True)
         self.set_new_state("ST_COLLECTING")
         accept = headers.get(b"accept", b"").decode("latin-1")
-        self.spawn(self.config.page(accept), done=EV_PAGE)
+        self._asking = self.spawn(self.config.page(accept), done=EV_PAGE)
         return False
 
     def hold(self) -> None:
@@ -152,6 +159,17 @@ class Scrape(GObj):
             impatient = bool(self._http.trailing_data[0])
             if self._answer(200, body, kind=kind, close=impatient):
                 self._next()
+
+    def ac_no_page(self) -> None:
+        """Nobody looks at the connection meanwhile, so that it would never end."""
+        assert self._asking is not None
+        self._asking.cancel()
+        logger.error(
+            "%s: no page for a scraper: the numbers did not come within %g s",
+            self.path, self.config.answer_timeout,
+            extra=about(self, seconds=self.config.answer_timeout),
+        )  # fmt: skip
+        self._answer(503, b"the numbers did not come in time\n", close=True)
 
     def _answer(
         self,
@@ -212,6 +230,7 @@ class Scrape(GObj):
         ],
         "ST_COLLECTING": [
             enter(hold),
+            after("answer_timeout", ac_no_page, may=("ST_ENDING",)),
             on(EV_PAGE,         ac_page, may=ANY),
             on(EV_RX_DATA,      ac_keep),
             on(EV_DRAINING,     ac_end_after_this),

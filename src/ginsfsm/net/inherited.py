@@ -33,6 +33,9 @@ __all__ = [
 FIRST: Final = 3
 """The first descriptor that a service manager gives. sd_listen_fds(3), SD_LISTEN_FDS_START."""
 
+MOST_DIGITS: Final = 10
+"""Digits of the number of a process, or of descriptors; of thousands Python makes no int."""
+
 MOST: Final = 65_536
 """More descriptors than any service manager gives."""
 
@@ -75,11 +78,11 @@ def read_activation(environ: Mapping[str, str], pid: int) -> Activation:
     if count is None:
         return Activation({}, "no service manager gave this process sockets (no LISTEN_FDS)")
     whom = environ.get("LISTEN_PID", "")
-    if not whom.isdecimal():
+    if not _is_number(whom):
         return Activation({}, f"LISTEN_PID should be the number of a process, and is {whom!r}")
     if int(whom) != pid:
         return Activation({}, f"LISTEN_FDS is for process {whom} (LISTEN_PID), this one is {pid}")
-    if not (count.isdecimal() and count.isascii() and int(count) <= MOST):
+    if not (_is_number(count) and int(count) <= MOST):
         return Activation({}, f"LISTEN_FDS should be a number of descriptors, and is {count!r}")
     numbers = range(FIRST, FIRST + int(count))
     if not numbers:
@@ -91,6 +94,10 @@ def read_activation(environ: Mapping[str, str], pid: int) -> Activation:
             {}, f"LISTEN_FDNAMES has {len(names)} names for {len(numbers)} descriptors: {given!r}"
         )
     return Activation(dict(zip(numbers, names, strict=True)))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS
 
 
 _taken = Activation({}, "no service manager gave this process sockets (no LISTEN_FDS)")

@@ -23,6 +23,7 @@ from ginsfsm.net.inherited import listen_on_descriptor, listen_on_name
 from ginsfsm.net.listening import Listening
 from ginsfsm.net.socket_options import options_faults
 from ginsfsm.net.unix_address import listen_on_path, owner_fault, unix_faults
+from ginsfsm.net.words import cut, is_whole
 
 __all__ = ["Place", "open_place", "place_faults"]
 
@@ -109,7 +110,10 @@ def place_faults(place: Place) -> Iterator[str]:
     It looks at nothing outside: whether the host, the folder or the user is there is seen when it
     is opened.
     """
-    if place.kind == "hosts":
+    broken = [name for name in (*place.hosts, place.interface) if not is_whole(name)]
+    if broken:
+        yield f"hosts, interface: expected texts that are UTF-8, got {cut(repr(broken[0]))}"
+    elif place.kind == "hosts":
         yield from _tcp_faults(place)
     else:
         yield from _misplaced(place)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from ginsfsm.net.listen_error import system_words
-from ginsfsm.net.words import cut, given
+from ginsfsm.net.words import cut, given, is_whole
 
 __all__ = [
     "RESERVED",
@@ -58,6 +58,11 @@ _VALUES: Final = ("IP_DEFAULT_", "IP_MAX_", "IPV6_RTHDR_TYPE_", "SO_VM_")
 
 _NUMBERS: Final = re.compile(r"(\d{1,9}):(\d{1,9})")
 
+_TEXTS: Final = frozenset(
+    {(socket.IPPROTO_TCP, getattr(socket, "TCP_CONGESTION", 13)), (socket.IPPROTO_TCP, 31)}
+)
+"""The options whose values are names: TCP_CONGESTION and TCP_ULP. tcp(7)"""
+
 _INT: Final = range(-(1 << 31), 1 << 31)
 """What fits the `int` that setsockopt takes."""
 
@@ -71,11 +76,16 @@ class OptionError(OSError):
 
 
 def read_options(wanted: Mapping[str, Any]) -> Options:
-    """Options as `Place` keeps them; a text becomes its bytes."""
+    """Options as `Place` keeps them; a text becomes its bytes where the option takes one."""
     return tuple(
-        (name, value.encode() if isinstance(value, str) else value)
+        (name, value.encode() if _is_fitting_text(name, value) else value)
         for name, value in wanted.items()
     )
+
+
+def _is_fitting_text(name: object, value: object) -> bool:
+    """Elsewhere `"65536"` would become an int of its four first digits."""
+    return isinstance(value, str) and is_whole(value) and _numbers_of(name) in _TEXTS
 
 
 def options_faults(options: Sequence[tuple[Any, Any]], *, is_unix: bool = False) -> Iterator[str]:

@@ -28,6 +28,7 @@ from typing import Final
 from ginsfsm.net.listen_error import Attempt, ListenError, system_words
 from ginsfsm.net.listening import Listening
 from ginsfsm.net.socket_options import OptionError, Options, set_socket_options
+from ginsfsm.net.words import cut, is_whole
 
 try:
     import fcntl
@@ -53,6 +54,9 @@ LONGEST: Final = 107 if _LINUX else 103
 
 _MODE: Final = re.compile(r"(0o)?[0-7]{3,4}", re.ASCII)
 
+LARGEST_ID: Final = (1 << 32) - 2
+"""Of a user or group: 32 bits on Linux and BSD, and the largest number is none. chown(2)."""
+
 QUEUE_CHECK: Final = 0.02
 """Seconds between two attempts to connect to a server whose queue is full."""
 
@@ -75,14 +79,25 @@ def owner_fault(owner: str) -> str | None:
     """What is wrong with the form of an owner; whether there is one is looked up later."""
     user, colon, group = owner.partition(":")
     if ":" in group or not (user or group) or (colon and not group) or owner != owner.strip():
-        return f"expected 'user', 'user:group' or ':group', names or numbers, got {owner!r}"
+        return (
+            f"expected 'user', 'user:group' or ':group', names or numbers, got {cut(repr(owner))}"
+        )
+    if any(_is_too_large(name) for name in (user, group)):
+        return f"expected numbers of at most {LARGEST_ID}, got {cut(repr(owner))}"
     return None
+
+
+def _is_too_large(name: str) -> bool:
+    # Their number first: of thousands of digits Python makes no int.
+    return name.isdecimal() and (len(name) > len(str(LARGEST_ID)) or int(name) > LARGEST_ID)
 
 
 def unix_faults(path: str) -> Iterator[str]:
     """A sentence for what is wrong with a path, as far as one can tell without looking."""
     if not hasattr(socket, "AF_UNIX"):
         yield "this system has no Unix sockets"
+    elif not is_whole(path):
+        yield f"expected a path that is UTF-8, got {cut(repr(path))}"
     elif "\0" in path:
         yield "expected a path without a NUL; an abstract name is written as '@name'"
     elif path == "@":
@@ -139,19 +154,16 @@ def listen_on_path(
         # From the root: the working directory may be another one by then.
         remove = partial(_remove, os.path.abspath(path), identity, os.getpid())
         return Listening((sock,), 0, remove=remove)
-    except OSError as error:
+    except BaseException as error:
         if identity is not None:
             # As it was given: this process may not be allowed to come down from the root.
             _remove(path, identity, os.getpid())
         sock.close()
-        if isinstance(error, ListenError):
+        if isinstance(error, ListenError) or not isinstance(error, OSError):
             raise
         if isinstance(error, OptionError):
             raise ListenError(error.errno or errno.EIO, str(error)) from error
         raise _error(path, error.errno or errno.EIO, system_words(error.errno or 0), "") from error
-    except BaseException:
-        sock.close()
-        raise
 
 
 def removal_of(path: str) -> Callable[[], object] | None:

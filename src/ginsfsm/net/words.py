@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from ginsfsm.net.pem import is_pem_text
 
-__all__ = ["bare", "cut", "given", "kind", "nearest"]
+__all__ = ["bare", "cut", "given", "is_whole", "kind", "nearest"]
 
 
 def given(value: object) -> str:
@@ -28,6 +28,15 @@ def kind(value: object) -> str:
 def cut(text: str) -> str:
     """A text that is not longer than a line."""
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def is_whole(text: str) -> bool:
+    """Whether it can be written as UTF-8: no half character, as of an argument in Latin-1."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def bare(value: object, prefix: str = "") -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _socket
 import logging
-import math
 import socket
 import struct
 from collections import deque
@@ -38,13 +37,14 @@ from ginsfsm.sock.events import (
     EV_TLS_STARTED,
     EV_TRANSMIT_READY,
 )
+from ginsfsm.sock.options import KERNEL_KEEPS, set_options
 from ginsfsm.sock.reception import Reception
 
 if TYPE_CHECKING:
     from ginsfsm.clock import TimerHandle
     from ginsfsm.task import Task
 
-__all__ = ["RX_SIZE", "SockBase", "set_options"]
+__all__ = ["RX_SIZE", "SockBase"]
 
 logger: Final = logging.getLogger("ginsfsm")
 
@@ -53,11 +53,6 @@ RX_SIZE: Final = 64 * 1024
 
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """SO_LINGER for no seconds: closing sends a reset and frees what the kernel still holds."""
-
-KERNEL_KEEPS: Final = frozenset(
-    {"nodelay", "keepalive", "keepalive_interval", "keepalive_count", "user_timeout"}
-)
-"""Parameters that `set_options` hands to the kernel."""
 
 
 class SockBase(GObj):
@@ -497,24 +492,3 @@ class SockBase(GObj):
         elif self._reception is not None:
             self._left = True
             self._reception.forget(self.parent.path)
-
-
-def set_options(sock: _socket.socket, config: type[SockBase.config]) -> None:
-    """Set the socket options of the parameters; accepted sockets inherit them of the listener."""
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        # A Unix socket has none of them, and needs none: its peer cannot vanish.
-        return
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, config.nodelay)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, config.keepalive > 0)
-    if config.keepalive:
-        for name, value in (
-            ("TCP_KEEPIDLE", config.keepalive),
-            ("TCP_KEEPINTVL", config.keepalive_interval),
-            ("TCP_KEEPCNT", config.keepalive_count),
-        ):
-            if value and hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # In milliseconds, where 0 is the system's own.
-        milliseconds = math.ceil(config.user_timeout * 1000)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)

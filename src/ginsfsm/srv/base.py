@@ -19,7 +19,8 @@ from ginsfsm.net.networks import Networks, read_networks
 from ginsfsm.net.place import Place, place_faults
 from ginsfsm.net.socket_options import read_options
 from ginsfsm.net.unix_address import read_mode
-from ginsfsm.sock.base import SockBase, set_options
+from ginsfsm.sock.base import SockBase
+from ginsfsm.sock.options import set_options
 from ginsfsm.sock.reception import Reception
 from ginsfsm.srv.events import EV_ALARM, EV_DRAINED, EV_DRAINING, EV_REFUSED
 from ginsfsm.srv.listener import Listener

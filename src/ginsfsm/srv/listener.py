@@ -32,6 +32,10 @@ RETRY_ERRNOS: Final = frozenset(
 """The one connection failed before we had it. accept(2): "treat them like EAGAIN by retrying"."""
 
 
+WILD: Final = frozenset({"0.0.0.0", "::", "::ffff:0.0.0.0"})
+"""Addresses that stand for all of this machine."""
+
+
 class Listener:
     """One listening socket, as the poller's handler."""
 
@@ -47,7 +51,7 @@ class Listener:
         self._kind = (int(sock.family), int(sock.type), sock.proto)
         address = sock.getsockname()
         # Bound to one address, every connection has it; else each has to be asked for its own.
-        wild = isinstance(address, tuple) and address[0] in ("0.0.0.0", "::")
+        wild = isinstance(address, tuple) and address[0] in WILD
         self.sockname = None if wild else address
 
     def accept(self) -> tuple[_socket.socket, Any]:

@@ -237,7 +237,7 @@ def _write(coverage: Coverage, folder: Path) -> None:
     # Where the test run is over before this process, nobody waits for it.
     if folder.is_dir():
         # Under its name only when it is complete.
-        part = folder / f"{os.getpid()}.part"
+        part = folder / f"{os.getpid()}-{os.urandom(4).hex()}.part"
         part.write_text(json.dumps(coverage.plain()))
         part.rename(part.with_suffix(".json"))
 

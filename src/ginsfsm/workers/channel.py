@@ -242,10 +242,23 @@ class Channel:
         self._received = rest
         if len(rest) > LONGEST:
             raise ChannelError(f"a message of more than {LONGEST} bytes")
-        into.extend(map(_decoder.decode, lines))
+        for line in lines:
+            try:
+                into.append(_decoder.decode(line))
+            except msgspec.DecodeError as error:
+                # A worker is started from what is on the disk by then, the parent was long before.
+                logger.warning(
+                    "a message of another version of ginsfsm is left out (%s): %.200s",
+                    error, line.decode(errors="replace"), extra=about(error=error),
+                )  # fmt: skip
         return bool(data)
 
     def _sockets(self, count: int) -> list[socket.socket]:
+        if len(self._descriptors) < count:
+            raise ChannelError(
+                f"{count} sockets were sent and {len(self._descriptors)} received: this process "
+                "may have no more descriptors (ulimit -n, LimitNOFILE=)"
+            )
         with ExitStack() as opened:
             found = []
             for _ in range(count):

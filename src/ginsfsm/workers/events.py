@@ -27,7 +27,6 @@ __all__ = [
     "EV_WANT_TO_LISTEN",
     "EV_WORKER_DIED",
     "EV_WORKER_ENDED",
-    "EV_WORKER_LEAVING",
     "EV_WORKER_READY",
     "Message",
 ]
@@ -132,10 +131,6 @@ class EV_WORKER_DIED(Event):
     """It had not been ready yet."""
     refused: int | None = None
     """Its exit status where it said itself why it cannot start."""
-
-
-class EV_WORKER_LEAVING(Event):
-    """A worker drains because somebody sent it a signal."""
 
 
 class EV_WORKER_ENDED(Event):

@@ -67,7 +67,8 @@ class Origin:
             return None
         descriptor, _, parent = given.partition(":")
         try:
-            sock = socket.socket(fileno=int(descriptor))
+            number, process = int(descriptor), int(parent)
+            sock = socket.socket(fileno=number)
         except (ValueError, OSError) as error:
             raise SystemExit(
                 f"ginsfsm: {variable}={given}: expected a descriptor that the parent gave "
@@ -76,7 +77,7 @@ class Origin:
         # Whatever the target starts must not keep the channel open when we have died.
         sock.set_inheritable(False)
         if variable == VARIABLE:
-            _die_with(int(parent))
+            _die_with(process)
         return cls(sock)
 
     def listen(self, path: str, place: Place) -> Listening:
@@ -99,6 +100,9 @@ class Origin:
         Whatever prevents it is logged, and then we open them ourselves.
         """
         path, place = key
+        if self.channel.closed:
+            # We have taken over, and it has gone.
+            return None
         try:
             answer, sockets = self.channel.ask(EV_WANT_TO_LISTEN(path, place), ANSWER)
         except ConnectionError as error:

@@ -88,8 +88,8 @@ class Process:
         self._popen.returncode = 0
 
     def _watch(self) -> None:
-        if hasattr(os, "pidfd_open"):
-            self._pidfd = os.pidfd_open(self.pid)
+        self._pidfd = _descriptor_of(self.pid)
+        if self._pidfd >= 0:
             self._owner.gaplic.poller.register(self._pidfd, self, READ)
             self._watched = True
         else:
@@ -121,3 +121,14 @@ class Process:
             return
         self._stop_watching()
         self._on_end(status)
+
+
+def _descriptor_of(pid: int) -> int:
+    """A descriptor that can be read when that process has ended; -1 where there is none."""
+    if not hasattr(os, "pidfd_open"):
+        return -1
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        # An old kernel, a sandbox that forbids it, or no descriptor left: we look then.
+        return -1

@@ -1,0 +1,207 @@
+"""Workers that misbehave, as the parent sees them.
+
+The test is the parent; a worker is a few lines of Python that speak over the channel themselves.
+"""
+
+import errno
+import os
+import socket
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from conftest import RunAsync
+from ginsfsm import GAplic
+from ginsfsm.c_workers import Workers
+from ginsfsm.net.listen_error import ListenError
+from ginsfsm.net.place import Place
+from ginsfsm.workers.channel import Channel
+from ginsfsm.workers.events import EV_LISTENING
+from ginsfsm.workers.origin import Origin
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers pass sockets on")
+
+HEAD = """
+import os, pathlib, socket, time
+channel = socket.socket(fileno=int(os.environ["GINSFSM_WORKER"].partition(":")[0]))
+def say(name):
+    channel.sendall(b'{"type":"%s"}\\n' % name)
+"""
+
+RunParent = Callable[..., Workers]
+
+
+@pytest.fixture
+def run_parent(run_async: RunAsync, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> RunParent:
+    """Run a parent with one worker until it gives up, or has said this."""
+
+    def run(script: str, until: str = "giving up", **config: float) -> Workers:
+        made: list[Workers] = []
+
+        async def parent() -> None:
+            app = GAplic("parent")
+            command = (sys.executable, "-c", HEAD + textwrap.dedent(script), str(tmp_path))
+            config.setdefault("backoff", 0.001)
+            made.append(app.create_gobj("workers", Workers, app, command=command, **config))
+
+            def look() -> None:
+                if until in caplog.text:
+                    app.stop()
+                else:
+                    app.call_later(app, 0.01, look)
+
+            look()
+            await app.serve()
+
+        caplog.set_level("DEBUG", "ginsfsm")
+        monkey = pytest.MonkeyPatch()
+        with monkey.context() as inside:
+            inside.chdir(tmp_path)
+            run_async(parent)
+        return made[0]
+
+    return run
+
+
+def test_only_deaths_at_the_start_count_for_giving_up(
+    run_parent: RunParent, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that has served three times, each time for a moment, has four tries as any other."""
+    workers = run_parent(
+        """
+        before = len(os.listdir())
+        pathlib.Path(str(before)).touch()
+        if before < 3:
+            say(b"EV_READY")
+        raise SystemExit(7)
+        """
+    )
+    assert workers.exit_status == 1
+    assert len([one for one in caplog.messages if " died: exit status 7" in one]) == 3
+    assert len([one for one in caplog.messages if " died at its start: exit status 7" in one]) == 3
+    assert "worker 1 died at its start 4 times in succession" in caplog.messages[-1]
+
+
+def test_a_message_of_another_version(
+    run_parent: RunParent, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After an upgrade on the disk, workers are newer than their parent."""
+    run_parent(
+        """
+        say(b"EV_OF_NEXT_YEAR")
+        channel.sendall(b"no JSON\\n")
+        say(b"EV_READY")
+        raise SystemExit(7)
+        """,
+        until="died: exit status 7",
+    )
+    left_out = [one for one in caplog.messages if "another version of ginsfsm is left out" in one]
+    assert len(left_out) >= 2
+    assert left_out[0].endswith('{"type":"EV_OF_NEXT_YEAR"}')
+    assert "1 worker serves" in caplog.messages
+
+
+def test_one_that_closes_its_channel_and_lives_on(
+    run_parent: RunParent, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_parent(
+        """
+        say(b"EV_READY")
+        channel.close()
+        time.sleep(1000)
+        """,
+        until="died: ",
+    )
+    assert "has closed its channel to the parent and lives on; killing it" in caplog.text
+    assert " died: killed by SIGKILL: has closed its channel" in caplog.text
+
+
+def test_the_time_to_drain_ends_with_the_process(
+    run_parent: RunParent, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has drained on its own account is followed by one that starts slowly."""
+    monkeypatch.setattr("ginsfsm.c_worker.TOO_LONG", 1.0)
+    run_parent(
+        """
+        if not os.listdir():
+            pathlib.Path("1").touch()
+            say(b"EV_READY")
+            say(b"EV_LEAVING")
+        else:
+            time.sleep(1000)
+        """,
+        until="was not ready after 1.5 s",
+        drain_timeout=0,
+        start_timeout=1.5,
+    )
+    assert "does not accept" not in caplog.text
+
+
+def test_no_descriptor_for_the_channel(
+    run_parent: RunParent, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = socket.socketpair, 2
+
+    def socketpair() -> tuple[socket.socket, socket.socket]:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real()
+
+    # Not of the module `socket` itself: the loop makes a pair, too.
+    monkeypatch.setattr("ginsfsm.c_worker.socket", SimpleNamespace(socketpair=socketpair))
+    run_parent("say(b'EV_READY'); time.sleep(1000)", until="1 worker serves")
+    assert caplog.text.count("cannot be started: [Errno 24] Too many open files") == 2
+
+
+def test_a_sandbox_without_descriptors_of_processes(
+    run_parent: RunParent, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent looks every so often then."""
+
+    def pidfd_open(_pid: int) -> int:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+    run_parent("raise SystemExit(7)")
+    assert caplog.messages[-1].endswith("the last time: exit status 7")
+
+
+class TestOrigin:
+    """The other end."""
+
+    def test_no_descriptor_for_the_sockets(self) -> None:
+        """The kernel drops those for which there is no number left."""
+        ours, its = socket.socketpair()
+        with ours:
+            origin = Origin(its)
+            Channel(ours).send(EV_LISTENING(sockets=2, port=7000))
+            with pytest.raises(ListenError, match=r"2 sockets were sent and 0 received.*ulimit -n"):
+                origin.listen("app/server", Place(hosts=("127.0.0.1",), ports=(0,)))
+            origin.channel.close()
+
+    def test_an_old_parent_that_has_gone_is_not_missed(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        ours, its = socket.socketpair()
+        with ours:
+            origin = Origin(its)
+            origin.channel.close()
+            place = Place(hosts=("127.0.0.1",), ports=(0,))
+            assert origin.inherit(("app/server", place)) is None
+        assert not caplog.messages
+
+    @pytest.mark.parametrize("wrong", ["x", "3:x", "99999:1", ""])
+    def test_a_variable_that_no_parent_has_set(self, wrong: str) -> None:
+        environment = {"GINSFSM_WORKER": wrong, "HOME": "/"}
+        if wrong:
+            with pytest.raises(SystemExit, match="only a parent sets this variable"):
+                Origin.of_environment(environment=environment)
+        else:
+            assert Origin.of_environment(environment=environment) is None
+        assert environment == {"HOME": "/"}
