@@ -5,8 +5,8 @@
 #   make test ARGS="-k postpone -x" JOBS=0           more arguments for pytest, and all in one process
 
 VENV       := .venv
-# Processes that run tests: most tests wait for sockets, so one more than a small machine has processors.
-JOBS       ?= 3
+# Processes that run tests: most tests wait for sockets, so twice as many as a small machine has processors.
+JOBS       ?= 4
 BENCH      := benchmarks/.build
 BENCH_VENV := $(BENCH)/venv
 

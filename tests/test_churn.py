@@ -461,7 +461,6 @@ def main(loop: str, poller: str) -> None:
 
 
 @needs_proc
-@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="binds to addresses that Linux has")
 @pytest.mark.parametrize(
     ("loop", "poller"), [("uvloop", "auto"), ("asyncio", "loop")], ids=["uvloop", "asyncio"]

@@ -239,6 +239,7 @@ def test_one_that_asks_and_never_reads_is_dropped(run_async: RunAsync) -> None:
     async def main() -> None:
         async with GAplic("app") as app:
             exporter = export(app)
+            exporter.server.write_parameters(close_timeout=0.5)
             with connect(exporter.server) as client:
                 with pytest.raises(ConnectionError):
                     await ask_for_ever(client)

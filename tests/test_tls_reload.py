@@ -293,7 +293,6 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 @needs_proc
-@pytest.mark.alone
 def test_200_reloads_under_traffic(stack: ExitStack, tmp_path: Path) -> None:
     one, other = certificates.renewed(), certificates.renewed()
     half = one.read_bytes()

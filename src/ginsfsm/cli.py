@@ -11,7 +11,6 @@ the program that it runs, or to what it was asked to print. The exit status of a
 
 import argparse
 from collections.abc import Callable, Sequence
-from importlib import metadata
 
 from ginsfsm.command.check import add_check
 from ginsfsm.command.draw import add_draw
@@ -56,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ginsfsm", description="Network servers made of finite state machines."
     )
-    parser.add_argument("--version", action="version", version=f"ginsfsm {_version()}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="show program's version number and exit"
+    )
     commands = parser.add_subparsers(title="commands", dest="command", required=True)
     add_run(commands)
     add_draw(commands)
@@ -64,8 +65,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _version() -> str:
-    try:
-        return metadata.version("ginsfsm")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
+class _Version(argparse.Action):
+    """Says the version. Nobody else waits until the metadata are read."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib import metadata
+
+        try:
+            version = metadata.version("ginsfsm")
+        except metadata.PackageNotFoundError:
+            version = "(not installed)"
+        print(f"ginsfsm {version}")
+        parser.exit()
