@@ -88,7 +88,7 @@ def siblings(cores: Cores) -> bool:
 def head(cores: Cores, runs: int, key: str) -> str:
     """Return what a reader must know before the figures mean anything."""
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    system = f"{platform.system()} {platform.release().partition("-")[0]}"
+    system = f"{platform.system()} {platform.release().partition('-')[0]}"
     packages = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     source = "schedstat, ns" if SCHEDSTAT else "stat, clock ticks"
     loop = "asyncio" if version("uvloop") == "absent" else "uvloop"

@@ -166,9 +166,10 @@ class Stampede:
 
     async def kill(self, pause: float) -> None:
         """Every now and then one of them, whatever it does just then."""
-        while not self.calm:
+        # Once at least, however short the run and slow the machine.
+        while not (self.calm and self.signals["SIGKILL"]):
             await asyncio.sleep(self.random.uniform(0.5, 1.5) * pause)
-            number = self.random.choice(KINDS)
+            number = self.random.choice(KINDS) if self.signals else signal.SIGKILL
             if number == signal.SIGHUP:
                 os.kill(self.parent, number)
             else:

@@ -152,7 +152,7 @@ class Session(GObj):
         on(EV_QUIT, says("221 Bye"), "ST_LEAVING"),
     ]
     machine = {
-        "ST_GREETED": commands,
+        "ST_GREETED": [*commands, on(EV_RSET, says("250 Ok"))],
         "ST_READY": [
             *commands,
             on(EV_RSET, says("250 Ok")),

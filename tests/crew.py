@@ -54,6 +54,11 @@ TARGET = """
                 "server", GServerSock, self, host="127.0.0.1", port=config.port, framing="lines",
                 unix_path=config.unix_path, fd_name=config.fd_name)
             self.other = self.create_gobj("other", GServerSock, self, host="127.0.0.1")
+            if os.path.exists("fails late"):
+                raise ValueError("the target is broken")
+            if os.path.exists("hangs late"):
+                print("hanging", flush=True)
+                threading.Event().wait()
             if os.path.exists("paused"):
                 self.send_event(self.server, EV_PAUSE_ACCEPT())
             print(f"ports {self.server.config.port} {self.other.config.port} of {os.getpid()}",

@@ -143,6 +143,32 @@ class TestPackage:
         assert "port: its default: expected int, got 'many'" in done.stdout
         assert "write start_up(self) instead" in done.stdout
 
+    def test_a_faulty_parameter_is_one_fault_of_its_class(self, tmp_path: Path) -> None:
+        source = """
+            from ginsfsm import Event, GObj, after, param
+
+
+            class Door(GObj):
+                class config(GObj.config):
+                    patience = param(10.0, "seconds")
+
+                machine = {
+                    "ST_SHUT": [after("patience", None, "ST_OPEN")],
+                    "ST_OPEN": [],
+                }
+
+
+            class Gate(Door):
+                machine = {"ST_SHUT": []}
+        """
+        write_app(tmp_path, door=source)
+        done = check(tmp_path, "app")
+        assert done.stdout == (
+            "app/door.py:6: parameter: Door: patience: no type; write "
+            "`patience: float = param(...)`\n"
+        )
+        assert done.stderr == "ginsfsm: 1 finding; 0 gclasses without a fault\n"
+
     def test_a_module_that_cannot_be_imported_does_not_hide_the_others(
         self, tmp_path: Path
     ) -> None:
@@ -311,6 +337,28 @@ class TestFiles:
         assert (done.returncode, done.stdout) == (0, "")
         assert "4 gclasses" in done.stderr
 
+    def test_a_file_with_the_name_of_a_module_without_a_file(self, tmp_path: Path) -> None:
+        write(tmp_path, time=GOOD)
+        done = check(tmp_path, "time.py")
+        assert (done.returncode, done.stdout) == (0, "")
+        assert done.stderr == "ginsfsm: 0 findings; 1 gclass without a fault\n"
+
+    def test_from_a_folder_that_is_gone(self, tmp_path: Path) -> None:
+        write(tmp_path, faulty=FAULTY.replace("app.door", "door"), door=GOOD)
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        command = [sys.executable, "-m", "ginsfsm", "check", str(tmp_path / "faulty.py")]
+        done = subprocess.run(
+            ["sh", "-c", 'rmdir "$0" && exec "$@"', str(gone), *command],
+            cwd=gone,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert "Traceback" not in done.stderr
+        assert done.returncode == 1, done.stderr
+        assert f"{tmp_path / 'faulty.py'}:" in done.stdout
+
     def test_a_file_without_a_gclass_is_fine(self, tmp_path: Path) -> None:
         """pre-commit gives the files that changed, whatever is in them."""
         write(tmp_path, setup="raise SystemExit('usage: setup.py')\n", door=GOOD)
@@ -335,6 +383,8 @@ class TestMisuse:
             ("notes.txt", "'notes.txt' is no Python file: expected a package, "),
             ("a-b", "'a-b' names nothing to check: expected a package, "),
             ("", "'' names nothing to check: expected a package, "),
+            ("sys", "the module sys has no file: expected a package, "),
+            ("time:X", "the module time has no file: expected a package, "),
         ],
     )
     def test_a_target_that_is_none(self, tmp_path: Path, target: str, sentence: str) -> None:
@@ -345,6 +395,19 @@ class TestMisuse:
         assert done.stdout == ""
         assert done.stderr.startswith(f"ginsfsm: {sentence}"), done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+    def test_a_place_without_a_gclass_is_told_beside_one_with_a_fault(self, tmp_path: Path) -> None:
+        write_app(tmp_path, door=GOOD, faulty=FAULTY)
+        write(tmp_path, empty__thing="class A(Exception): ...\n")
+        done = check(tmp_path, "app", "empty")
+        assert done.returncode == 2
+        assert done.stderr == ("ginsfsm: there is no gclass in empty: is it the right place?\n")
+
+    def test_what_cannot_be_imported_is_told_once_for_two_places(self, tmp_path: Path) -> None:
+        write_app(tmp_path, broken=NOISY)
+        done = check(tmp_path, "app", "app/broken.py", "app")
+        assert "no gclass in" not in done.stderr
+        assert done.stdout.count("import: ") == 1
 
     def test_no_target(self, tmp_path: Path) -> None:
         done = check(tmp_path)
@@ -531,6 +594,9 @@ class TestPreCommit:
         user = tmp_path / "user"
         write_app(user / "src", door=GOOD)
         write(user, setup="raise SystemExit('usage: setup.py')\n")
+        script = user / "deploy"
+        script.write_text("#!/usr/bin/env python3\nraise SystemExit('usage: deploy')\n")
+        script.chmod(0o755)
         # Not "language: python", which would install this library from the package index first.
         (user / ".pre-commit-config.yaml").write_text(
             textwrap.dedent(f"""
@@ -565,6 +631,7 @@ class TestPreCommit:
 
         write_app(user / "src", trap=TRAP)
         (user / "setup.py").write_text("raise SystemExit('another usage')\n")
+        script.write_text("#!/usr/bin/env python3\nraise SystemExit('another usage')\n")
         self.git(user, "add", "--all")
         done = commit()
         assert done.returncode == 1, done.stdout + done.stderr

@@ -770,6 +770,17 @@ GATE = """
 """
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR2"), reason="this system has none")
+def test_sigusr2_without_workers_ends_nothing(write: Write, start: Start) -> None:
+    write("echo.py", ECHO)
+    running = start("run", "echo.py:Echo")
+    running.wait_for("starts")
+    running.process.send_signal(signal.SIGUSR2)
+    running.wait_for("SIGUSR2: there is nothing to hand over")
+    running.process.send_signal(signal.SIGINT)
+    assert running.wait().status == 0
+
+
 class TestDrain:
     @staticmethod
     def at_work(running: Running) -> tuple[socket.socket, list[int]]:

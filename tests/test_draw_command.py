@@ -42,6 +42,20 @@ def test_a_terminal_without_box_characters_gets_ascii() -> None:
     assert "+-v ST_LOCKED ---" in done.stdout.decode("ascii")
 
 
+@pytest.mark.parametrize("form", ["mermaid", "dot", "md"])
+def test_what_programs_read_is_utf_8_on_every_terminal(form: str, tmp_path: Path) -> None:
+    (tmp_path / "tur.py").write_text(
+        "from ginsfsm import GObj, after\n"
+        "class Tür(GObj):\n"
+        "    machine = {'ST_ZÜ': [after(1, None, 'ST_AUF│')], 'ST_AUF│': []}\n",
+        encoding="utf-8",
+    )
+    done = run_draw(f"{tmp_path / 'tur.py'}:Tür", "--format", form, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "ST_ZÜ" in done.stdout.decode()
+    assert done.stdout == run_draw(f"{tmp_path / 'tur.py'}:Tür", "--format", form).stdout
+
+
 @pytest.mark.parametrize("form", ["mermaid", "dot", "md", "text"])
 def test_the_format_is_chosen(form: str) -> None:
     assert run_draw(DOOR, "--format", form).stdout.decode() == draw(Door, form)
@@ -103,6 +117,19 @@ def test_a_module_that_goes_to_another_folder_takes_nobody_along(tmp_path: Path)
     )
     assert done.returncode == 0
     assert (tmp_path / "a.md").exists()
+
+
+def test_from_a_folder_that_is_gone(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = [sys.executable, "-m", "ginsfsm", "draw", "ginsfsm.c_timer:GTimer"]
+    done = subprocess.run(
+        ["sh", "-c", 'rmdir "$0" && exec "$@"', str(gone), *command],
+        cwd=gone,
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_thread_that_is_left_behind_is_told(tmp_path: Path) -> None:

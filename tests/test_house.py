@@ -13,7 +13,7 @@ SRC = Path(__file__).parent.parent / "src" / "ginsfsm"
 
 # A module imports only what stands on a line above its own. A new module needs a place here.
 LEVELS = [
-    ["errors", "net", "gclass"],
+    ["errors", "folder", "net", "gclass"],
     ["logs"],
     ["convert", "event", "stats"],
     ["inspection", "row", "gconfig"],
@@ -73,7 +73,7 @@ def test_imports_run_downwards_only(module: Path) -> None:
     own = module.parts[0].removesuffix(".py")
     for other in imported(SRC / module):
         # A package may import its own modules.
-        if other != own and (own, other) not in LOOKS_UP and other != "__version__":
+        if other != own and (own, other) not in LOOKS_UP:
             assert level_of(other) < level_of(own), f"{module} imports {other}"
 
 

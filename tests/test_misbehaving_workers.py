@@ -4,6 +4,7 @@ The test is the parent; a worker is a few lines of Python that speak over the ch
 """
 
 import errno
+import json
 import os
 import socket
 import sys
@@ -15,12 +16,13 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import RunAsync
-from ginsfsm import GAplic
+from ginsfsm import Event, GAplic, GObj, on
 from ginsfsm.c_workers import Workers
 from ginsfsm.net.listen_error import ListenError
-from ginsfsm.net.place import Place
+from ginsfsm.net.listening import Listening
+from ginsfsm.net.place import Place, open_place
 from ginsfsm.workers.channel import Channel
-from ginsfsm.workers.events import EV_LISTENING
+from ginsfsm.workers.events import EV_CHANNEL_ENDED, EV_LISTENING, EV_TERMINATE
 from ginsfsm.workers.origin import Origin
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers pass sockets on")
@@ -105,6 +107,73 @@ def test_a_message_of_another_version(
     assert "1 worker serves" in caplog.messages
 
 
+def test_numbers_of_another_version(
+    run_parent: RunParent, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A counter more is no reason to know nothing of the others."""
+    workers = run_parent(
+        """
+        say(b"EV_READY")
+        numbers = b'{"gaplic":{"gobjs":3,"refused_events":5,"of_next_year":1}}'
+        channel.sendall(b'{"type":"EV_STATS","snapshot":%s}\\n' % numbers)
+        raise SystemExit(7)
+        """,
+        until="died: exit status 7",
+    )
+    assert workers.totals.sum().gaplic.refused_events == 5
+    assert "left out" not in caplog.text
+
+
+def test_a_message_without_end(
+    run_parent: RunParent, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ginsfsm.workers.channel.LONGEST", 100_000)
+    run_parent(
+        """
+        say(b"EV_READY")
+        try:
+            while True:
+                channel.sendall(b"x" * 10_000)
+        except OSError:
+            time.sleep(1000)
+        """,
+        until="died: ",
+    )
+    said = [one for one in caplog.messages if "of more than 100000 bytes" in one]
+    assert said == ["a message of more than 100000 bytes arrives; the channel ends here"]
+    assert "Traceback" not in caplog.text
+    assert " died: killed by SIGKILL: has closed its channel" in caplog.text
+
+
+def test_what_has_been_closed_is_not_opened_again(
+    run_parent: RunParent, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that was told to leave asks for a socket while the parent drains."""
+    opened: list[Place] = []
+
+    def opens(place: Place) -> Listening:
+        opened.append(place)
+        return open_place(place)
+
+    def ready(workers: Workers, _event: object) -> None:
+        monkeypatch.undo()
+        monkeypatch.setattr("ginsfsm.workers.places.open_place", opens)
+        workers.post_event(workers, EV_TERMINATE(20))
+
+    monkeypatch.setattr(Workers, "_tell_running", lambda workers: ready(workers, None))
+    run_parent(
+        """
+        say(b"EV_READY")
+        channel.recv(1000)
+        place = b'{"hosts":["127.0.0.1"],"ports":[0]}'
+        channel.sendall(b'{"type":"EV_WANT_TO_LISTEN","path":"a/b","place":%s}\\n' % place)
+        print("answer", channel.recv(1000), flush=True)
+        """,
+        until="worker 1 has left",
+    )
+    assert not opened
+
+
 def test_one_that_closes_its_channel_and_lives_on(
     run_parent: RunParent, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -183,6 +252,93 @@ class TestOrigin:
             Channel(ours).send(EV_LISTENING(sockets=2, port=7000))
             with pytest.raises(ListenError, match=r"2 sockets were sent and 0 received.*ulimit -n"):
                 origin.listen("app/server", Place(hosts=("127.0.0.1",), ports=(0,)))
+            origin.channel.close()
+
+    def test_a_late_answer_is_none(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """It would be taken for that to the next question."""
+        monkeypatch.setattr("ginsfsm.workers.origin.ANSWER", 0.01)
+        ours, its = socket.socketpair()
+        with ours, socket.create_server(("127.0.0.1", 0)) as late:
+            origin = Origin(its)
+            with pytest.raises(ListenError, match="did not answer within"):
+                origin.listen("app/a", Place(hosts=("127.0.0.1",), ports=(0,)))
+            try:
+                Channel(ours).send(EV_LISTENING(sockets=1, port=7000), (late.fileno(),))
+                with pytest.raises(ListenError, match="the parent has gone"):
+                    origin.listen("app/b", Place(unix_path=str(tmp_path / "b")))
+            finally:
+                origin.channel.close()
+
+    def test_a_parent_that_answers_no_more_has_gone(
+        self, run_async: RunAsync, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """For the worker that serves already, too: another takes its place."""
+        monkeypatch.setattr("ginsfsm.workers.origin.ANSWER", 0.01)
+        told: list[Event] = []
+
+        class Owner(GObj):
+            def ac_ended(self, event: EV_CHANNEL_ENDED) -> None:
+                told.append(event)
+                self.gaplic.stop()
+
+            machine = {"ST_IDLE": [on(EV_CHANNEL_ENDED, ac_ended)]}
+
+        async def worker() -> None:
+            app = GAplic("app")
+            ours, its = socket.socketpair()
+            with ours:
+                origin = Origin(its)
+                owner = app.create_gobj("owner", Owner, app)
+
+                def ask() -> None:
+                    origin.channel.watch(owner)
+                    with pytest.raises(ListenError, match="did not answer within"):
+                        origin.listen("app/a", Place(hosts=("127.0.0.1",), ports=(0,)))
+
+                app.call_later(app, 0, ask)
+                await app.serve()
+
+        run_async(worker)
+        assert len(told) == 1
+
+    @pytest.mark.parametrize(
+        "place", [Place(hosts=("127.0.0.1",), ports=(7000,)), Place(unix_path="/nowhere/socket")]
+    )
+    def test_two_servers_at_one_place(self, place: Place) -> None:
+        """As without workers: the second one is refused, until the first has gone."""
+        port = 0 if place.unix_path else 7000
+        ours, its = socket.socketpair()
+        with ours, socket.create_server(("127.0.0.1", 0)) as served:
+            origin, parent = Origin(its), Channel(ours)
+
+            def listen(path: str) -> Listening:
+                parent.send(EV_LISTENING(sockets=1, port=port), (served.fileno(),))
+                return origin.listen(path, place)
+
+            first = listen("app/a")
+            with pytest.raises(ListenError, match="another server of this program") as caught:
+                origin.listen("app/b", place)
+            assert caught.value.errno == errno.EADDRINUSE
+            first.close()
+            listen("app/b").close()
+            origin.channel.close()
+
+    def test_two_servers_with_several_ports(self) -> None:
+        """Each takes the first that is free, as without workers."""
+        ours, its = socket.socketpair()
+        with ours, socket.create_server(("127.0.0.1", 0)) as served:
+            origin, parent = Origin(its), Channel(ours)
+            place = Place(hosts=("127.0.0.1",), ports=(7000, 7001))
+            parent.send(EV_LISTENING(sockets=1, port=7000), (served.fileno(),))
+            first = origin.listen("app/a", place)
+            parent.send(EV_LISTENING(sockets=1, port=7001), (served.fileno(),))
+            second = origin.listen("app/b", place)
+            with pytest.raises(ListenError, match="another server of this program"):
+                origin.listen("app/c", place)
+            asked = ours.recv(1 << 16).splitlines()
+            assert [json.loads(one)["place"]["ports"] for one in asked] == [[7000, 7001], [7001]]
+            for one in (first, second):
+                one.close()
             origin.channel.close()
 
     def test_an_old_parent_that_has_gone_is_not_missed(

@@ -1,5 +1,6 @@
 """Machines: what is wrong with a table, and how a right one runs."""
 
+import functools
 import inspect
 import re
 import types
@@ -524,6 +525,21 @@ def test_what_the_library_calls_is_no_coroutine() -> None:
             async def go_out(self) -> None: ...  # fault: go_out is a coroutine function
 
     check_faults(declare)
+
+
+def test_what_only_acts_as_a_function_is_told_at_the_class() -> None:
+    async def start(self: Any) -> None: ...
+
+    def declare_partial() -> None:
+        class Gate(GObj):  # fault: start_up is a coroutine function
+            start_up = functools.partial(start)  # type: ignore[assignment]
+
+    def declare_init() -> None:
+        class Gate(GObj):  # fault: write start_up(self) instead
+            __init__ = functools.partialmethod(start)  # type: ignore[assignment]
+
+    check_faults(declare_partial)
+    check_faults(declare_init)
 
 
 def test_a_nested_config_must_derive_from_the_config_of_the_base() -> None:

@@ -259,6 +259,8 @@ class TestStartTls:
     def test_only_between_messages(self, mail: Mail) -> None:
         client = mail.client()
         assert client.say(b"STARTTLS") == b"503"
+        # RFC 5321: at any time, also before there is anything to forget.
+        assert client.say(b"RSET") == b"250"
         assert client.say(b"EHLO me") == b"250"
         assert client.say(b"MAIL FROM:<ann@x>") == b"250"
         assert client.say(b"STARTTLS") == b"503"

@@ -184,6 +184,28 @@ class TestSigusr2:
             finally:
                 end(heir)
 
+    @pytest.mark.parametrize("how", ["fails", "is terminated", "is interrupted"])
+    def test_one_that_does_not_take_over_leaves_the_file(self, how: str, tmp_path: Path) -> None:
+        """It has the Unix socket by then, and the old parent serves on."""
+        path = tmp_path / "socket"
+        with Crew(tmp_path, "--set", f"echo.unix_path={path}", workers=1) as crew:
+            crew.says("worker serves$")
+            before = crew.processes()
+            inode = path.stat().st_ino
+            (tmp_path / ("fails late" if how == "fails" else "hangs late")).touch()
+            crew.signal(signal.SIGUSR2)
+            if how != "fails":
+                crew.says("hanging")
+                (heir,) = crew.processes() - before
+                os.kill(heir, signal.SIGTERM if how == "is terminated" else signal.SIGINT)
+            crew.says("not upgraded: the new parent died")
+            assert path.stat().st_ino == inode
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(20)
+                client.connect(str(path))
+                with client.makefile("rb") as file:
+                    assert int(file.readline()) in before
+
     @pytest.mark.alone
     def test_nothing_is_lost(self, tmp_path: Path) -> None:
         """Attempts without end, while parents take over from one another."""

@@ -17,7 +17,7 @@ from crew import Crew, Tally, attempts, environment, is_alive, wait_until
 from ginsfsm import GAplic
 from ginsfsm.c_workers import Workers
 from ginsfsm.snapshot import Snapshot
-from ginsfsm.stats import ServerStats
+from ginsfsm.stats import GaplicStats, ServerStats
 from ginsfsm.workers.totals import Totals
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to see what lives")
@@ -133,6 +133,38 @@ class TestServing:
             crew.signal(signal.SIGTERM)
             assert crew.ends() == 0
             assert not path.exists()
+
+    def test_a_file_that_cannot_be_removed_stops_no_drain(self, tmp_path: Path) -> None:
+        folder = tmp_path / "run"
+        folder.mkdir()
+        path = folder / "socket"
+        with Crew(tmp_path, "--set", f"echo.unix_path={path}", workers=1) as crew:
+            crew.says("worker serves$")
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(20)
+                client.connect(str(path))
+                with client.makefile("rb") as file:
+                    assert file.readline()
+                    # What fails for root as well: the folder is none any more.
+                    folder.rename(tmp_path / "moved")
+                    folder.touch()
+                    crew.signal(signal.SIGTERM)
+                    crew.says("the file of its Unix socket stays")
+                    client.sendall(b"still there?\n")
+                    assert file.readline() == b"still there?\n"
+            assert crew.ends() == 0
+            assert not crew.said("Traceback")
+
+    def test_the_port_of_the_metrics(self, tmp_path: Path) -> None:
+        """The workers cannot have it as well."""
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, True)
+            sock.bind(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+            words = ("--set", f"echo.port={port}", "--metrics", f"127.0.0.1:{port}")
+            with Crew(tmp_path, *words, workers=1) as crew:
+                assert crew.ends() == 1
+                assert crew.said(f"cannot listen on 127.0.0.1.*{port}")
 
 
 class TestDeath:
@@ -320,6 +352,19 @@ class TestDeath:
 
 class TestStart:
     """What cannot start, and says so."""
+
+    def test_requests_that_wait_for_the_first_crew(self, tmp_path: Path) -> None:
+        """They may wait for ever; that is said once of each."""
+        (tmp_path / "hangs late").touch()
+        with Crew(tmp_path, workers=1) as crew:
+            crew.says("hanging")
+            why = "waits until every worker has been ready; worker 1 has not"
+            crew.signal(signal.SIGHUP)
+            crew.says(f"the replacing of workers {why}")
+            crew.signal(signal.SIGHUP)
+            crew.signal(signal.SIGUSR2)
+            crew.says(f"the new parent {why}")
+            assert len(crew.said(why)) == 2
 
     def test_a_target_that_raises(self, tmp_path: Path) -> None:
         (tmp_path / "broken").touch()
@@ -540,3 +585,15 @@ class TestTotals:
         totals.ended("worker_3")
         assert heard == ["worker_1", "worker_2", "worker_1", "worker_2", "worker_1", "worker_1",
                          "worker_3"]  # fmt: skip
+
+
+def test_the_largest_of_those_that_live() -> None:
+    """By that the parent judges how often it may ask; see `Census`."""
+    totals = Totals()
+    assert totals.largest == 0
+    servers = {"a": ServerStats(open=7), "b": ServerStats(open=2)}
+    totals.note("one", 1, Snapshot(gaplic=GaplicStats(gobjs=20), servers=servers))
+    totals.note("two", 2, Snapshot(gaplic=GaplicStats(gobjs=10), servers=servers))
+    assert totals.largest == 29
+    totals.ended("one")
+    assert totals.largest == 19

@@ -89,10 +89,6 @@ __all__ = [
 
 logger: Final = logging.getLogger("ginsfsm")
 
-LAST_ACCEPTS: Final = 1024
-"""Connections taken out of the queue of a listening socket before a drain closes it, which resets
-those that are left; as many as `backlog` lets wait by default."""
-
 
 class GServerSock(Admitting):
     """GSock gobj acting as a server socket.
@@ -190,7 +186,8 @@ class GServerSock(Admitting):
 
     def _accept_the_last(self) -> None:
         for listener in self._listeners:
-            for _ in range(LAST_ACCEPTS):
+            # No more than could wait when it began; who comes meanwhile comes too late.
+            for _ in range(self.config.backlog + 1):
                 try:
                     sock, peername = listener.accept()
                 except InterruptedError:

@@ -44,7 +44,6 @@ from ginsfsm.workers.events import (
     EV_ASK_STATS,
     EV_LEAVE,
     EV_LET_GO,
-    EV_READY,
     EV_ROLL,
     EV_STATS,
     EV_TERMINATE,
@@ -55,7 +54,7 @@ from ginsfsm.workers.events import (
     EV_WORKER_READY,
 )
 from ginsfsm.workers.origin import HEIR, Origin
-from ginsfsm.workers.places import Key, Places, place_key
+from ginsfsm.workers.places import Key, Places, in_use, place_key
 from ginsfsm.workers.totals import Totals
 
 if TYPE_CHECKING:
@@ -107,6 +106,7 @@ class Workers(GObj):
         self._predecessor: Origin | None = None
         self._to_roll: list[int] = []
         self._roll_again = False
+        self._told_to_wait: set[type[Event]] = set()
         self._beat: TimerHandle | None = None
         for slot in range(1, self.config.count + 1):
             self._crew[slot] = self._make(slot)
@@ -153,15 +153,25 @@ class Workers(GObj):
 
     def ac_open(self, event: EV_WANT_TO_LISTEN) -> Listening:
         key = place_key(event.path, event.place)
-        if self.is_successor(event) and self.state == "ST_UPGRADING":
+        successor_asks = self.is_successor(event) and self.state == "ST_UPGRADING"
+        if successor_asks or self.state == "ST_DRAINING":
+            # What has been closed for good is not opened again.
             return self._places.find(key)
+        if key in self._own:
+            raise in_use(event.place, "the parent itself (--metrics)")
         listening = self._places.listen(key)
         cast(Worker, event.source).listens_at.add(key)
         return listening
 
     def listen(self, path: str, place: Place) -> Listening:
-        """For a server of the parent itself; see `GAplic.listen`. An heir takes it over too."""
+        """For a server of the parent itself; see `GAplic.listen`. An heir takes it over too.
+
+        Raises:
+            ListenError: it cannot be listened on, or the workers listen there.
+        """
         key = place_key(path, place)
+        if any(key in worker.listens_at for worker in self._workers()):
+            raise in_use(place, "the workers")
         listening = self._places.listen(key)
         self._own.add(key)
         return Listening(
@@ -236,8 +246,7 @@ class Workers(GObj):
     def ac_all_serve(self, _event: EV_WORKER_READY) -> None:
         self._tell_running()
         if self._predecessor is not None:
-            self._predecessor.channel.send(EV_READY())
-            self._predecessor.channel.close()
+            self._predecessor.take_over()
 
     def _tell_running(self) -> None:
         status, serving = self._status()
@@ -248,6 +257,19 @@ class Workers(GObj):
         count, serving = len(self._crew), sum(one.serves for one in self._crew.values())
         of = "" if serving == count else f"{serving} of "
         return f"{of}{_count(count)} serve{'s' if count == 1 else ''}", serving
+
+    def request(self, event: EV_ROLL | EV_UPGRADE) -> None:
+        """Send ourselves what a signal asked for; say so where it waits for the first crew."""
+        if self.state == "ST_STARTING" and type(event) not in self._told_to_wait:
+            self._told_to_wait.add(type(event))
+            late = [one.config.slot for one in self._crew.values() if not one.serves]
+            logger.warning(
+                "%s waits until every worker has been ready; worker %s has not",
+                "the new parent" if isinstance(event, EV_UPGRADE) else "the replacing of workers",
+                ", ".join(map(str, late)),
+                extra=about(self, count=len(late)),
+            )  # fmt: skip
+        self.send_event(self, event)
 
     # -- rolling -----------------------------------------------------------------------------------
 
@@ -315,7 +337,8 @@ class Workers(GObj):
         self._successor = self.create_gobj(
             None, Worker, self,
             command=config.command, environment=config.heir_environment, variable=HEIR,
-            start_timeout=config.start_timeout, silence=0,
+            # Its workers have theirs; it has given up by then unless some of them serve.
+            start_timeout=config.start_timeout * (GIVE_UP + 1), silence=0,
         )  # fmt: skip
 
     def ac_hand_over(self, event: EV_WORKER_READY) -> None:

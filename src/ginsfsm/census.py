@@ -23,6 +23,10 @@ PATIENCE: Final = 1.0
 INTERVAL: Final = 1.0
 """Seconds between two questions of `keep_asking`; as often as a worker gives a sign of life."""
 
+PER_GOBJ: Final = 1e-4
+"""More seconds for each gobj and each connection of the largest worker. An answer visits each, in
+about a microsecond (see `ginsfsm.snapshot`), so that answers cost about 1 % of a worker's time."""
+
 ANSWERING: Final = frozenset({"ST_READY", "ST_DRAINING", "ST_LEAVING"})
 """States of a worker that pass the question on."""
 
@@ -34,9 +38,13 @@ class Census:
         self._workers = workers
 
     def keep_asking(self) -> None:
-        """Ask each second from now on, so that of one that is killed little is lost."""
+        """Ask each second from now on, so that of one that is killed little is lost.
+
+        Less often where the workers are large.
+        """
         workers = self._workers
-        workers.gaplic.call_later(workers, INTERVAL, self.keep_asking)
+        pause = max(INTERVAL, PER_GOBJ * workers.totals.largest)
+        workers.gaplic.call_later(workers, pause, self.keep_asking)
         workers.send_event(workers, EV_ASK_STATS())
 
     async def __call__(self) -> Snapshot:

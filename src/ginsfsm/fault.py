@@ -11,7 +11,6 @@ What passes can be compiled without another look.
 from __future__ import annotations
 
 import inspect
-import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -19,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ginsfsm.errors import MachineError, nearest
 from ginsfsm.event import Event
+from ginsfsm.folder import short_path
 from ginsfsm.gconfig import Config, Param
-from ginsfsm.row import Postpone, Row, Table, bound, name_of
+from ginsfsm.row import Postpone, Row, Table, bound, name_of, targets
 
 if TYPE_CHECKING:
     from ginsfsm.gobj import GObj
@@ -82,7 +82,7 @@ class _Faults:
         if self.found:
             count = len(self.found)
             head = f"{self.cls.__qualname__}: {count} fault{'s' if count > 1 else ''} in the class"
-            lines = [f"{_short(file)}:{line}: {problem}" for file, line, problem in self.found]
+            lines = [f"{short_path(file)}:{line}: {problem}" for file, line, problem in self.found]
             raise MachineError("\n  ".join([head, *lines]))
 
 
@@ -105,9 +105,8 @@ def _check_body(cls: type[GObj], faults: _Faults) -> None:
     body = cls.__dict__
     # GObj has one that says so, and the root of a tree is made by calling it.
     if "__init__" in body and cls.__bases__ != (object,) and not cls._constructed:
-        code = body["__init__"].__code__
         faults.at(
-            (code.co_filename, code.co_firstlineno),
+            _place_of(body["__init__"]),
             "a gobj is made by create_gobj, which does not call __init__; "
             "write start_up(self) instead",
         )
@@ -134,9 +133,8 @@ def _check_body(cls: type[GObj], faults: _Faults) -> None:
     for name in _CALLED:
         given = body.get(name)
         if inspect.iscoroutinefunction(given) or inspect.isasyncgenfunction(given):
-            code = given.__code__
             faults.at(
-                (code.co_filename, code.co_firstlineno),
+                _place_of(given),
                 f"{name} is a coroutine function and would never run; write it with def, and "
                 "start a coroutine from it with self.spawn(...)",
             )
@@ -176,7 +174,7 @@ def _check_rows(cls: type[GObj], table: Table, faults: _Faults) -> None:
     may = {target for rows in table.values() for row in rows for target in row.may}
     for state, rows in table.items():
         # An action may go on to another state when its row has brought the gobj here.
-        left = may.union(*(_targets(row) for row in rows)) - {state}
+        left = may.union(*(targets(row) for row in rows)) - {state}
         settled: dict[object, Row] = {}
         for row in rows:
             taken = row.event if row.kind == "on" and _is_event(row.event) else row.kind
@@ -198,7 +196,7 @@ def _check_rows(cls: type[GObj], table: Table, faults: _Faults) -> None:
 
 
 def _check_row(cls: type[GObj], row: Row, state: str, table: Table, faults: _Faults) -> None:
-    for target in _targets(row):
+    for target in targets(row):
         if target not in table:
             faults.row(row, state, f"there is no state {target!r}{nearest(target, table)}")
     if row.kind == "on" and not _is_event(row.event):
@@ -236,6 +234,9 @@ def _check_seconds(cls: type[GObj], row: Row, state: str, faults: _Faults) -> No
     if isinstance(seconds, str):
         params = getattr(cls.config, "_params", {})
         declared = params.get(seconds)
+        if isinstance(getattr(cls.config, seconds, None), Param):
+            # Its declaration has a fault of its own, which is told already.
+            return
         if declared is None:
             faults.row(row, state, f"there is no parameter {seconds!r}{nearest(seconds, params)}")
         elif not set(typing.get_args(declared.type) or (declared.type,)) <= _SECONDS:
@@ -322,7 +323,7 @@ def _check_reach(table: Table, faults: _Faults) -> None:
         if state in reached or state not in table:
             continue
         reached.add(state)
-        todo.extend(target for row in table[state] for target in _targets(row))
+        todo.extend(target for row in table[state] for target in targets(row))
     for state, rows in table.items():
         if state not in reached:
             place = (rows[0].file, rows[0].line) if rows else None
@@ -372,15 +373,10 @@ def _check_unused_actions(cls: type[GObj], table: Table, faults: _Faults) -> Non
     used = [bound(cls, given) for row in rows_of_all for given in (row.action, row.when)]
     for name, value in body.items():
         if name.startswith("ac_") and inspect.isfunction(value) and value not in used:
-            code = value.__code__
             faults.at(
-                (code.co_filename, code.co_firstlineno),
+                _place_of(value),
                 f"{name} is in no row of the machine; add a row, or name it without 'ac_'",
             )
-
-
-def _targets(row: Row) -> tuple[str, ...]:
-    return row.may if row.next_state is None else (row.next_state, *row.may)
 
 
 def _is_event(given: object) -> bool:
@@ -389,14 +385,11 @@ def _is_event(given: object) -> bool:
 
 
 def _at(function: Any) -> str:
+    file, line = _place_of(function) or ("", 0)
+    return f" (defined at {short_path(file)}:{line})" if file else ""
+
+
+def _place_of(function: Any) -> tuple[str, int] | None:
+    """Where a function begins; None for what only acts as one, such as a partial."""
     code = getattr(function, "__code__", None)
-    return f" (defined at {_short(code.co_filename)}:{code.co_firstlineno})" if code else ""
-
-
-def _short(file: str) -> str:
-    """The path as a person would type it from where the program runs."""
-    try:
-        return file.removeprefix(os.getcwd() + os.sep)
-    except FileNotFoundError:
-        # The working directory has been removed.
-        return file
+    return None if code is None else (code.co_filename, code.co_firstlineno)

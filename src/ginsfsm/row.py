@@ -35,6 +35,7 @@ __all__ = [
     "leave",
     "name_of",
     "on",
+    "targets",
 ]
 
 E = TypeVar("E", bound=Event)
@@ -176,6 +177,11 @@ def bound(cls: type[GObj], function: Any) -> Any:
                 if value is function:
                     return getattr(cls, name)
     return function
+
+
+def targets(row: Row) -> tuple[str, ...]:
+    """The states that a row may lead to."""
+    return row.may if row.next_state is None else (row.next_state, *row.may)
 
 
 def _state_name(given: object) -> str:

@@ -32,7 +32,7 @@ class SnapshotError(GinsfsmError):
     """What was given is no snapshot; the sentence says where."""
 
 
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of a gaplic and of the servers in its tree.
 
     Attributes:

@@ -20,7 +20,7 @@ GAUGES: Final = frozenset({"open", "queued_bytes", "gobjs", "posted_events", "pr
 MAXIMA: Final = frozenset({"longest_turn_seconds"})
 
 
-class Stats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """What all of them can do. Two are equal where all their numbers are."""
 
     def as_dict(self) -> dict[str, Any]:

@@ -313,6 +313,14 @@ class ShutDoor(GObj):
     }
 
 
+class ForgetsBesideRest(GObj):
+    machine = {
+        **Forgets.machine,
+        "ST_THREE": [on(EV_A, None, "ST_REST"), on(EV_B, None)],
+        "ST_REST": [on(EV_D, None, "ST_ONE")],
+    }
+
+
 class TestForgottenEvent:
     def test_one_state_of_three(self) -> None:
         found = list(forgotten_event(Forgets, never_by_itself))
@@ -335,6 +343,9 @@ class TestForgottenEvent:
 
     def test_what_only_one_state_takes_belongs_to_that_state(self) -> None:
         assert codes(forgotten_event(Steps, always_by_itself)) == []
+
+    def test_a_state_of_another_kind_ends_the_search(self) -> None:
+        assert codes(forgotten_event(ForgetsBesideRest, always_by_itself)) == []
 
     def test_a_door_that_is_shut_is_meant(self) -> None:
         assert codes(forgotten_event(ShutDoor, always_by_itself)) == []

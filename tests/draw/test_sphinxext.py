@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -277,7 +278,6 @@ def test_everything_is_in_the_index_and_in_the_inventory(project: Project) -> No
 
 def test_the_drawings_are_a_part_of_the_page_and_link_to_it(project: Project) -> None:
     door, _, out = project
-    pytest.importorskip("ginsfsm.draw.graphviz")
     from ginsfsm.draw.graphviz import find_dot
 
     if find_dot() is None:
@@ -293,6 +293,20 @@ def test_the_drawings_are_a_part_of_the_page_and_link_to_it(project: Project) ->
     (alone,) = out.glob("_images/doors.Door-machine.svg")
     assert "var(" not in alone.read_text()
     assert (out / "_static" / "ginsfsm.css").read_text().count(".fsm-picture")
+
+
+def test_the_extension_has_the_version_of_the_package(tmp_path: Path) -> None:
+    conf = CONF + textwrap.dedent("""
+        import sys
+
+        def setup(app):
+            app.connect(
+                "builder-inited",
+                lambda app: sys.stderr.write(app.extensions["ginsfsm.draw.sphinxext"].version),
+            )
+    """)
+    _, said = build(tmp_path, {"index.rst": "Doors\n=====\n"}, builder="dummy", conf=conf)
+    assert said == metadata.version("ginsfsm")
 
 
 def test_a_format_without_pictures_gets_the_one_for_terminals(tmp_path: Path) -> None:

@@ -202,3 +202,21 @@ class TestListening:
         with pytest.raises(ListenError, match="descriptor 701 is no stream socket"):
             listen_on_name("web", said("2", "web:web", pid=os.getpid()))
         assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_options_go_to_a_socket_of_both_families_and_a_foreign_one_is_an_error(
+    opened: ExitStack,
+) -> None:
+    dual = opened.enter_context(
+        socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    )
+    listening = listen_on_descriptor(
+        dual.fileno(), {}, options=(("IP_TOS", 16), ("IPV6_TCLASS", 32))
+    )
+    opened.callback(listening.close)
+    (sock,) = listening.sockets
+    assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS) == 16
+    assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS) == 32
+    four = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+    with pytest.raises(ListenError, match="IPV6_TCLASS is an option of IPv6, and none of"):
+        listen_on_descriptor(four.fileno(), {}, options=(("IPV6_TCLASS", 32),))

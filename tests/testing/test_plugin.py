@@ -1,5 +1,6 @@
 """The pytest plugin: whole test runs, in a folder of their own, in one process and in several."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -356,7 +357,8 @@ def test_plain():
 
 def test_pytest_finds_the_plugin_where_ginsfsm_is_installed() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"]["pytest11"] == {"ginsfsm": "ginsfsm.testing.plugin"}
+    [plugin] = project["entry-points"]["pytest11"].values()
+    assert callable(importlib.import_module(plugin).pytest_addoption)
 
 
 def test_the_page_shows_what_really_comes() -> None:

@@ -25,14 +25,15 @@ from ginsfsm.check.place import (
     PLACE_FORM,
     Place,
     PlaceError,
+    file_of,
     files_in,
     files_of,
     import_file,
     may_have_gclass,
-    put_first_on_path,
 )
 from ginsfsm.draw.function_text import parsed
 from ginsfsm.errors import nearest
+from ginsfsm.folder import put_first_on_path, working_folder
 from ginsfsm.gobj import GObj, _gclasses
 
 __all__ = ["Collection"]
@@ -61,6 +62,8 @@ class Collection:
         self.files: dict[str, None] = {}
         self.whole = True
         self._faulty: dict[type, list[fault.Fault]] = {}
+        self._faulty_configs: set[type] = set()
+        self._noted = 0
 
     def add(self, place: Place) -> None:
         """Import what a place means, and take its gclasses.
@@ -68,6 +71,7 @@ class Collection:
         Raises:
             PlaceError: there is no such module, or no gclass in it.
         """
+        before = self._noted
         with self._reporting():
             modules = self._imported(place)
         found = [cls for module in modules for cls in self._gclasses_of(module)]
@@ -77,23 +81,23 @@ class Collection:
                 known = [cls.__qualname__ for cls in found]
                 raise PlaceError(f"{place} is no gclass{nearest(place.gclass, known)}")
             found = [named]
-        elif not found and not self.faults and (place.module or place.is_folder):
+        elif not found and self._noted == before and (place.module or place.is_folder):
             # A single file may have none: whoever gives all changed files does not know.
             raise PlaceError(f"there is no gclass in {place}: is it the right place?")
         is_package = bool(place.module) and hasattr(sys.modules.get(place.module), "__path__")
         self.whole = self.whole and not place.gclass and (is_package or place.is_folder)
         self.gclasses += [
-            cls for cls in found if cls not in self._faulty and cls not in self.gclasses
+            cls for cls in found if not self._is_faulty(cls) and cls not in self.gclasses
         ]
 
     def everybody(self) -> list[type[GObj]]:
         """Every gclass that is loaded, and without a fault."""
-        return [cls for one in _gclasses.values() for cls in one if cls not in self._faulty]
+        return [cls for one in _gclasses.values() for cls in one if not self._is_faulty(cls)]
 
     # -- importing ---------------------------------------------------------------------------------
 
     def _imported(self, place: Place) -> list[ModuleType]:
-        put_first_on_path(os.getcwd())
+        put_first_on_path(working_folder())
         if place.path is not None:
             files = list(files_in(place.path)) if place.is_folder else [place.path]
             return [
@@ -107,7 +111,7 @@ class Collection:
     def _of_module(self, place: Place) -> Iterator[ModuleType]:
         for module in self._attempt(partial(_import_module, place.module), None):
             if place.gclass:
-                self.files[str(module.__file__)] = None
+                self.files[str(file_of(module))] = None
                 yield module
                 continue
             for name, file in files_of(module):
@@ -156,7 +160,12 @@ class Collection:
 
     # -- faults ------------------------------------------------------------------------------------
 
+    def _is_faulty(self, cls: type[GObj]) -> bool:
+        return cls in self._faulty or not self._faulty_configs.isdisjoint(cls.config.__mro__)
+
     def _note(self, finding: Finding) -> None:
+        # What was told of an earlier place counts for this one too.
+        self._noted += 1
         if finding not in self.faults:
             self.faults.append(finding)
 
@@ -180,6 +189,8 @@ class Collection:
     def _faulty_config(
         self, cls: type[gconfig.Config], file: str, line: int, faults: list[str]
     ) -> None:
+        # Its gclass does not exist yet.
+        self._faulty_configs.add(cls)
         owner = cls.__qualname__.rpartition(".")[0]
         for problem in faults:
             place = _declaration(file, line, problem.partition(":")[0])
@@ -191,7 +202,9 @@ def _import_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if f"{name}.".startswith(f"{error.name}."):
-            raise PlaceError(f"{error}, seen from {os.getcwd()}; expected {PLACE_FORM}") from error
+            raise PlaceError(
+                f"{error}, seen from {working_folder()}; expected {PLACE_FORM}"
+            ) from error
         raise
 
 

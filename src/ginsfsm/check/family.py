@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator
 
 from ginsfsm.check.finding import Finding
-from ginsfsm.check.smells import at_row, targets
+from ginsfsm.check.smells import at_row
 from ginsfsm.check.source import UNKNOWN, Child, source_of
 from ginsfsm.event import Event
 from ginsfsm.gobj import GObj
-from ginsfsm.row import Row
+from ginsfsm.row import Row, targets
 from ginsfsm.smachine import State
 
 __all__ = ["late_timeout", "namesake"]

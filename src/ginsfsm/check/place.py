@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Final
 
 from ginsfsm.draw.function_text import parsed
+from ginsfsm.folder import put_first_on_path, working_folder
 
 __all__ = ["PLACE_FORM", "Place", "PlaceError", "import_file", "place_of"]
 
@@ -79,10 +80,10 @@ def place_of(text: str) -> Place:
         raise PlaceError(f"{where!r} is no Python file: expected {PLACE_FORM}")
     if all(part.isidentifier() for part in where.split(".")):
         if where.endswith(".py"):
-            raise PlaceError(f"there is no file {where!r} (seen from {os.getcwd()})")
+            raise PlaceError(f"there is no file {where!r} (seen from {working_folder()})")
         return Place(where, None, gclass)
     if where.endswith(".py") or os.sep in where:
-        raise PlaceError(f"there is no file or folder {where!r} (seen from {os.getcwd()})")
+        raise PlaceError(f"there is no file or folder {where!r} (seen from {working_folder()})")
     raise PlaceError(f"{text!r} names nothing to check: expected {PLACE_FORM}")
 
 
@@ -104,11 +105,23 @@ def _is_source(folder: Path) -> bool:
     return folder.name not in _NOT_SOURCE or (folder / "__init__.py").exists()
 
 
+def file_of(module: ModuleType) -> Path:
+    """The file of a module.
+
+    Raises:
+        PlaceError: it has none, as one that is built into Python, or a folder without `__init__`.
+    """
+    file = getattr(module, "__file__", None)
+    if file is None:
+        raise PlaceError(f"the module {module.__name__} has no file: expected {PLACE_FORM}")
+    return Path(file)
+
+
 def files_of(module: ModuleType) -> Iterator[tuple[str, Path]]:
     """The modules of a package by their names, with their files; of a module, itself."""
     folders = getattr(module, "__path__", None)
     if folders is None:
-        yield module.__name__, Path(module.__file__ or "")
+        yield module.__name__, file_of(module)
         return
     for folder in folders:
         for file in files_in(Path(folder)):
@@ -128,13 +141,6 @@ def may_have_gclass(file: Path) -> bool:
     )
 
 
-def put_first_on_path(folder: str) -> None:
-    """Let imports look there first, as Python does with the folder of a program."""
-    # Whoever runs Python with -P does not want it.
-    if not sys.flags.safe_path and sys.path[:1] != [folder]:
-        sys.path.insert(0, folder)
-
-
 def import_file(file: Path) -> ModuleType:
     """The module that a file is; as part of its package, where it stands in one."""
     real = file.resolve()
@@ -150,7 +156,8 @@ def import_file(file: Path) -> ModuleType:
         if name not in sys.modules and len(names) == 1 and name in sys.stdlib_module_names:
             return _load_as(real, name)
         module = importlib.import_module(name)
-        if module.__file__ is not None and Path(module.__file__).resolve() == real:
+        file_there = getattr(module, "__file__", None)
+        if file_there is not None and Path(file_there).resolve() == real:
             return module
     # Another module has this name: a script may be named as one of the standard library.
     return _load_as(real, names[-1])

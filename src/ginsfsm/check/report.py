@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from typing import Final
 
 from ginsfsm.check.finding import Finding
+from ginsfsm.folder import short_path
 
 __all__ = ["FORMATS", "report"]
 
@@ -36,7 +36,7 @@ def _as_json(findings: Sequence[Finding], gclasses: int) -> str:
         {
             "code": one.code,
             "severity": _severity(one),
-            "file": _short(one.file),
+            "file": short_path(one.file),
             "line": one.line,
             "gclass": one.gclass,
             "message": one.text,
@@ -48,7 +48,11 @@ def _as_json(findings: Sequence[Finding], gclasses: int) -> str:
 
 
 def _as_github(one: Finding) -> str:
-    properties = {"file": _short(one.file), "line": str(one.line), "title": f"ginsfsm {one.code}"}
+    properties = {
+        "file": short_path(one.file),
+        "line": str(one.line),
+        "title": f"ginsfsm {one.code}",
+    }
     given = ",".join(f"{name}={_escaped(value, ':,')}" for name, value in properties.items())
     return f"::{_severity(one)} {given}::{_escaped(_sentence(one))}"
 
@@ -69,10 +73,4 @@ def _sentence(one: Finding) -> str:
 
 
 def _place(one: Finding) -> str:
-    return f"{_short(one.file)}:{one.line}: " if one.file else ""
-
-
-def _short(file: str) -> str:
-    """The path as a person would type it from here."""
-    here = os.getcwd() + os.sep
-    return file.removeprefix(here)
+    return f"{short_path(one.file)}:{one.line}: " if one.file else ""

@@ -16,7 +16,7 @@ from ginsfsm.check.finding import Finding
 from ginsfsm.check.source import Source, source_of
 from ginsfsm.event import Event
 from ginsfsm.gobj import GObj
-from ginsfsm.row import Postpone, Row, bound, name_of
+from ginsfsm.row import Postpone, Row, bound, name_of, targets
 from ginsfsm.smachine import State
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "has_own_table",
     "looks_like_session",
     "of_machine",
-    "targets",
 ]
 
 ENOUGH_IN_COMMON: Final = 2
@@ -36,11 +35,6 @@ connection would make siblings of any two states of a session."""
 def has_own_table(cls: type[GObj]) -> bool:
     """Whether the class itself defines its table; what is inherited is told of the base."""
     return "machine" in cls.__dict__
-
-
-def targets(row: Row) -> tuple[str, ...]:
-    """The states that a row may lead to."""
-    return row.may if row.next_state is None else (row.next_state, *row.may)
 
 
 def at_row(cls: type[GObj], row: Row, code: str, text: str) -> Finding:
@@ -111,10 +105,12 @@ def _is_end(call: ast.Call, own: str) -> bool:
 def forgotten_event(
     cls: type[GObj], comes_by_itself: Callable[[type[Event]], bool]
 ) -> Iterator[Finding]:
-    """An event that all siblings of a state take, and the state does not.
+    """An event that all other states take, where all of them are siblings of this one.
 
     Siblings have most of their events in common. Two of them must agree, or one where the event
-    is another gobj's output event, which does not ask for the state.
+    is another gobj's output event, which does not ask for the state. One state of another kind
+    (at rest, closed) ends the search: it mostly means that the states are steps of a way, and
+    that each leaves out what cannot come there.
     """
     states = cls.compiled.states
     for name, state in states.items():

@@ -83,7 +83,7 @@ def _draw(options: argparse.Namespace) -> int:
         if file is not None:
             file.write_bytes(drawing.encode() if isinstance(drawing, str) else drawing)
         else:
-            print_out(_for_stdout(drawing))
+            print_out(_for_stdout(drawing, form))
     except GraphvizError as error:
         say(str(error))
         return FAILED
@@ -110,9 +110,13 @@ def _is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-def _for_stdout(drawing: str | bytes) -> str | bytes:
-    """A drawing that stdout can show."""
-    if isinstance(drawing, str) and sys.stdout is not None:
+def _for_stdout(drawing: str | bytes, form: str) -> str | bytes:
+    """A drawing that stdout can show; a file's text, which programs read, as it is in a file."""
+    if isinstance(drawing, bytes):
+        return drawing
+    if form != "text":
+        return drawing.encode()
+    if sys.stdout is not None:
         try:
             drawing.encode(sys.stdout.encoding or "ascii")
         except UnicodeEncodeError:

@@ -20,12 +20,22 @@ def importing() -> Iterator[None]:
     """A block that imports what others wrote.
 
     What is written to stdout in it goes to stderr, that of programs that are started as well; and
-    the working directory is afterwards what it was.
+    the working directory is afterwards what it was, if it can be opened.
     """
-    folder = os.open(".", os.O_RDONLY)
+    with _same_folder(), _stdout_on_stderr(), contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+@contextlib.contextmanager
+def _same_folder() -> Iterator[None]:
     try:
-        with _stdout_on_stderr(), contextlib.redirect_stdout(sys.stderr):
-            yield
+        folder = os.open(".", os.O_RDONLY)
+    except OSError:
+        # It is gone, or cannot be read: nobody comes back to it.
+        yield
+        return
+    try:
+        yield
     finally:
         os.chdir(folder)
         os.close(folder)

@@ -22,6 +22,8 @@ from ginsfsm.command.watching import watch
 from ginsfsm.errors import GinsfsmError
 from ginsfsm.gaplic import GAplic
 from ginsfsm.logs.fields import about
+from ginsfsm.net.inherited import VARIABLES as LISTENING
+from ginsfsm.service_manager import VARIABLES as NOTIFYING
 from ginsfsm.service_manager import ServiceManager
 from ginsfsm.workers.events import EV_ROLL, EV_TERMINATE, EV_UPGRADE
 from ginsfsm.workers.origin import HEIR, Origin
@@ -30,9 +32,7 @@ __all__ = ["add_options", "run_workers"]
 
 logger = logging.getLogger("ginsfsm")
 
-LISTENING = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
-
-NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", *LISTENING)
+NOT_FOR_WORKERS = (*NOTIFYING, *LISTENING)
 
 
 def add_options(run: argparse.ArgumentParser) -> None:
@@ -106,10 +106,10 @@ def run_workers(options: argparse.Namespace, has_no_terminal: Callable[[GAplic],
 
         def roll() -> None:
             if not has_no_terminal(app):
-                app.send_event(workers, EV_ROLL())
+                workers.request(EV_ROLL())
 
         app.on_signal(signal.SIGHUP, roll)
-        app.on_signal(signal.SIGUSR2, partial(app.send_event, workers, EV_UPGRADE()))
+        app.on_signal(signal.SIGUSR2, partial(workers.request, EV_UPGRADE()))
         app.on_terminate(partial(app.send_event, workers, EV_TERMINATE(options.drain_timeout)))
         census = Census(workers)
         watch(app, options, census, lambda: [one.pid for one in workers.crew if one.serves])

@@ -49,6 +49,7 @@ logger = logging.getLogger("ginsfsm")
 
 # Windows has none.
 _RELOAD = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
+_HAND_OVER = [signal.SIGUSR2] if hasattr(signal, "SIGUSR2") else []
 
 _DRAIN_TIMEOUT = 30.0
 """Seconds; supervisors kill after 30 (Kubernetes) to 90 (systemd), and the default must not be
@@ -135,6 +136,7 @@ def _start(options: argparse.Namespace) -> int:
             _on_signals(_interrupt, signal.SIGTERM),
             _on_signals(_heed_later, *_RELOAD),
             _on_signals(_nothing_to_see, *DUMP),
+            _on_signals(_nothing_to_hand_over, *_HAND_OVER),
         ):
             if options.workers is not None and origin is None:
                 return run_workers(options, _stop_without_terminal)
@@ -298,6 +300,11 @@ def _heed_later() -> None:
 def _nothing_to_see() -> None:
     """A SIGUSR1 before the start; the system's own way would be to end the process."""
     logger.info("SIGUSR1: there is no tree yet", extra=about(signal="SIGUSR1"))
+
+
+def _nothing_to_hand_over() -> None:
+    """A SIGUSR2 before the workers serve, or where there are none; the system's way is the same."""
+    logger.info("SIGUSR2: there is nothing to hand over", extra=about(signal="SIGUSR2"))
 
 
 def _interrupt() -> None:

@@ -7,7 +7,6 @@ first in the folder of the file, or in the current one where a module is given.
 import argparse
 import importlib
 import importlib.util
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TypeGuard
 
 from ginsfsm.command.report import MisuseError, is_inside, one_line, told_of
 from ginsfsm.errors import MachineError, nearest
+from ginsfsm.folder import put_first_on_path, working_folder
 from ginsfsm.gaplic import GAplic
 from ginsfsm.gobj import GObj
 
@@ -72,16 +72,16 @@ def load_gclass(target: Target) -> type[GObj]:
 
 def _import_module(target: Target) -> ModuleType:
     # As "python -m" does; the script "ginsfsm" would only find what is installed.
-    _put_first_on_path(os.getcwd())
+    put_first_on_path(working_folder())
     return importlib.import_module(target.module)
 
 
 def _import_file(target: Target) -> ModuleType:
     file = Path(target.module)
     if not file.is_file():
-        raise MisuseError(f"there is no file {target.module!r} (seen from {os.getcwd()})")
+        raise MisuseError(f"there is no file {target.module!r} (seen from {working_folder()})")
     real = file.resolve()
-    _put_first_on_path(str(real.parent))
+    put_first_on_path(str(real.parent))
     name = _module_name(file)
     spec = importlib.util.spec_from_file_location(name, real)
     if spec is None or spec.loader is None:
@@ -96,12 +96,6 @@ def _import_file(target: Target) -> ModuleType:
         sys.modules.pop(name, None)
         raise
     return module
-
-
-def _put_first_on_path(folder: str) -> None:
-    # Whoever runs Python with -P does not want the folder of a program to be searched.
-    if not sys.flags.safe_path and sys.path[:1] != [folder]:
-        sys.path.insert(0, folder)
 
 
 def _module_name(file: Path) -> str:
@@ -162,6 +156,6 @@ def _import_fault(target: Target, error: BaseException) -> str:
     ):
         return (
             f"cannot import {target.module}: {error}; expected a module that Python finds from "
-            f"{os.getcwd()}, or a file, as in path/to/file.py:{target.name}"
+            f"{working_folder()}, or a file, as in path/to/file.py:{target.name}"
         )
     return f"cannot import {target.module}: {told_of(error)}"

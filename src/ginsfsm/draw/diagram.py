@@ -113,6 +113,11 @@ class Box:
     lines: tuple[Line, ...]
     rows: tuple[Line, ...]
 
+    @property
+    def never_fired(self) -> bool:
+        """Whether it has rows, and none of them fired."""
+        return bool(self.rows) and all(line.never_fired for line in self.rows)
+
 
 @dataclass(frozen=True, slots=True)
 class Diagram:

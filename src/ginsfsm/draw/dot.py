@@ -92,8 +92,7 @@ def _stroke(arrow: Arrow) -> str:
 
 
 def _box(box: Box) -> str:
-    never = bool(box.rows) and all(line.never_fired for line in box.rows)
-    rim = ALARM if never else INK if box.initial else RIM
+    rim = ALARM if box.never_fired else INK if box.initial else RIM
     name = f'<FONT POINT-SIZE="12"><B>{_text(box.name)}</B></FONT>'
     rows = [f'<TR><TD BGCOLOR="{HEAD}" CELLPADDING="6">{name}</TD></TR>']
     if box.lines:
@@ -102,7 +101,7 @@ def _box(box: Box) -> str:
             '<HR/><TR><TD CELLPADDING="3">'
             f'<TABLE BORDER="0" CELLSPACING="0" CELLPADDING="2">{lines}</TABLE></TD></TR>'
         )
-    style = ' STYLE="dashed"' if never else ""
+    style = ' STYLE="dashed"' if box.never_fired else ""
     return (
         f'<TABLE BORDER="{2 if box.initial else 1}" CELLBORDER="0" CELLSPACING="0" '
         f'COLOR="{rim}" BGCOLOR="{PAPER}"{style}>{"".join(rows)}</TABLE>'

@@ -29,14 +29,10 @@ def _machine(diagram: Diagram, ids: dict[str, str]) -> Iterator[str]:
             yield f"    {ids[box.name]} : {_line(line)}"
     for arrow in diagram.arrows:
         yield f"    {ids[arrow.source]} --> {ids[arrow.target]} : {_label(arrow)}"
-    silent = [box for box in diagram.states if _all_never(box.rows)]
+    silent = [box for box in diagram.states if box.never_fired]
     if silent:
         yield "    classDef never stroke-dasharray: 4 3"
         yield f"    class {','.join(ids[box.name] for box in silent)} never"
-
-
-def _all_never(lines: tuple[Line, ...]) -> bool:
-    return bool(lines) and all(line.never_fired for line in lines)
 
 
 def _label(arrow: Arrow) -> str:

@@ -18,12 +18,12 @@ with Mermaid's script, `"text"`, or `"auto"`, the default: SVG where Graphviz is
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sphinx.util.nodes import make_refnode
 
-import ginsfsm
 from ginsfsm.draw.sphinx_directive import GclassDirective
 from ginsfsm.draw.sphinx_domain import FsmDomain
 from ginsfsm.draw.sphinx_picture import Picture, PictureAsText, depart_picture, visit_picture
@@ -51,11 +51,19 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("missing-reference", _resolve)
     app.connect("builder-inited", _add_style)
     return {
-        "version": getattr(ginsfsm, "__version__", "1"),
+        "version": _version(),
         "env_version": 1,
         "parallel_read_safe": True,
         "parallel_write_safe": True,
     }
+
+
+def _version() -> str:
+    try:
+        return metadata.version("ginsfsm")
+    except metadata.PackageNotFoundError:
+        # Not installed, but run from its source. Sphinx has these words where there is no version.
+        return "unknown version"
 
 
 def _resolve(

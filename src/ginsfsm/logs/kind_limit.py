@@ -113,7 +113,7 @@ class KindLimit:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            over = [one for each in self._kinds.values() for one in self._end(each)]
+            over = [one for each in list(self._kinds.values()) for one in self._end(each)]
         self._tell_of(over)
 
     def _interval(self, record: logging.LogRecord, now: float) -> _Interval:
@@ -131,7 +131,8 @@ class KindLimit:
 
     def _take_over(self, now: float) -> Iterator[logging.LogRecord]:
         """What is to be said of the intervals that are over."""
-        for one in self._kinds.values():
+        # A list: a destructor that logs may add a kind meanwhile.
+        for one in list(self._kinds.values()):
             if one.held_back and now - one.begin >= self._seconds:
                 yield from self._end(one)
 

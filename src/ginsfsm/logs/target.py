@@ -49,13 +49,14 @@ def tell_syslog(text: str, address: str = "/dev/log") -> None:
     """Tell the system's log, if there is one that listens; nobody waits for it."""
     if not hasattr(socket, "AF_UNIX"):
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.setblocking(False)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
             sock.sendto(f"{_NOTICE}ginsfsm[{os.getpid()}]: {text}".encode(), address)
-        except OSError:
-            # There is none, as in most containers. Then the count of what was lost has to do.
-            pass
+    except OSError:
+        # There is none, as in most containers, or no descriptor for it. Then the count of what was
+        # lost has to do.
+        pass
 
 
 class LogTarget(logging.Handler):

@@ -30,7 +30,7 @@ from ginsfsm.net.listen_error import (
 )
 from ginsfsm.net.listening import Listening
 from ginsfsm.net.sockaddr import format_address
-from ginsfsm.net.socket_options import OptionError, Options, concerns, set_socket_options
+from ginsfsm.net.socket_options import OptionError, Options, check_used, is_dual, set_socket_options
 
 __all__ = ["Attempt", "Binding", "ListenError", "Listening", "format_address", "listen"]
 
@@ -225,7 +225,11 @@ def _try_port(
         # Of each host one address at least; which were there is known only now.
         complete = all(any(one in sockets for one in group) for group in wanted.groups)
         if not given_up and complete:
-            _check_used(wanted.binding, sockets)
+            try:
+                used = [(sock.family, is_dual(sock)) for sock in sockets.values()]
+                check_used(wanted.binding.options, used)
+            except OptionError as error:
+                raise ListenError(error.errno or errno.EIO, str(error)) from error
             # Only now, so that a port which is taken on one address never accepts on another.
             try:
                 for sock in sockets.values():
@@ -293,17 +297,3 @@ def _bind_to_interface(sock: socket.socket, name: str) -> None:
         raise ListenError(
             number, f"cannot listen on interface {name!r}: {why}. {remedy}"
         ) from error
-
-
-def _check_used(binding: Binding, sockets: dict[_Endpoint, socket.socket]) -> None:
-    """Raise ListenError for an option that is of no socket's family."""
-    families = {endpoint.family for endpoint in sockets}
-    dual = not binding.v6only
-    for name, _ in binding.options:
-        if not any(concerns(name, family, dual=dual) for family in families):
-            other = "IPv4" if name.startswith("IP_") else "IPv6"
-            raise ListenError(
-                errno.EINVAL,
-                f"socket_options: {name} is an option of {other}, and none of the addresses is. "
-                "Leave it out, or give other hosts.",
-            )

@@ -20,7 +20,7 @@ from typing import Final
 
 from ginsfsm.net.listen_error import Attempt, ListenError, system_words
 from ginsfsm.net.listening import Listening
-from ginsfsm.net.socket_options import OptionError, Options, set_socket_options
+from ginsfsm.net.socket_options import OptionError, Options, check_used, is_dual, set_socket_options
 
 __all__ = [
     "Activation",
@@ -171,9 +171,10 @@ def _listen_on(
 ) -> Listening:
     sockets: list[socket.socket] = []
     try:
-        for fd in numbers:
-            sockets.append(_duplicate(fd, where))
-            set_socket_options(sockets[-1], options)
+        sockets.extend(_duplicate(fd, where) for fd in numbers)
+        check_used(options, [(sock.family, is_dual(sock)) for sock in sockets])
+        for sock in sockets:
+            set_socket_options(sock, options, dual=is_dual(sock))
     except BaseException as error:
         for sock in sockets:
             sock.close()

@@ -12,7 +12,7 @@ import difflib
 import errno
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from ginsfsm.net.listen_error import system_words
@@ -22,7 +22,9 @@ __all__ = [
     "RESERVED",
     "OptionError",
     "Options",
+    "check_used",
     "concerns",
+    "is_dual",
     "options_faults",
     "read_options",
     "set_socket_options",
@@ -145,6 +147,34 @@ def concerns(name: str, family: int, *, dual: bool = False) -> bool:
     if level == socket.IPPROTO_IPV6:
         return family == socket.AF_INET6
     return True
+
+
+def is_dual(sock: socket.socket) -> bool:
+    """Whether it is an IPv6 socket that takes IPv4 as well."""
+    return sock.family == socket.AF_INET6 and not sock.getsockopt(
+        socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+    )
+
+
+def check_used(options: Options, sockets: Iterable[tuple[int, bool]]) -> None:
+    """Look whether each option is one of some socket.
+
+    Args:
+        options: without faults.
+        sockets: the family of each, and whether it is dual.
+
+    Raises:
+        OptionError: for an option that is of no socket's family.
+    """
+    given = list(sockets)
+    for name, _ in options:
+        if not any(concerns(name, family, dual=dual) for family, dual in given):
+            other = "IPv4" if name.startswith("IP_") else "IPv6"
+            raise OptionError(
+                errno.EINVAL,
+                f"socket_options: {name} is an option of {other}, and none of the addresses is. "
+                "Leave it out, or give other hosts.",
+            )
 
 
 def _numbers(name: str) -> tuple[int, int]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from ginsfsm.draw import draw
+from ginsfsm.folder import short_path
 from ginsfsm.gobj import GObj, _gclasses
 from ginsfsm.testing.coverage import TableRow
 
@@ -56,7 +56,7 @@ class Report:
             yield f"{table.gclass}: {_counted(table.fired, len(table.rows))}"
             for row, fired in table.rows.items():
                 if not fired:
-                    yield f"  {_short(row.file)}:{row.line}: {row.state}: {row.text}"
+                    yield f"  {short_path(row.file)}:{row.line}: {row.state}: {row.text}"
         if len(self.tables) != 1:
             yield f"all: {_counted(self.fired, self.rows)}"
 
@@ -77,7 +77,7 @@ class Report:
                         {
                             "state": row.state,
                             "row": row.text,
-                            "file": _short(row.file),
+                            "file": short_path(row.file),
                             "line": row.line,
                             "fired": fired,
                         }
@@ -91,7 +91,9 @@ class Report:
         file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
     def write_drawings(self, folder: Path, kind: Literal["svg", "mermaid"]) -> Iterator[str]:
-        """Draw each gclass into a file, with dashed arrows for the rows that never fired.
+        """Draw each gclass into a file, with a mark at the rows that never fired.
+
+        An SVG has them in red, and their arrows dashed; Mermaid has "(never fired)" behind them.
 
         Args:
             folder: where to; it is made where it is missing.
@@ -151,7 +153,3 @@ def _has(gclass: type[GObj], table: Table) -> bool:
         for number, row in enumerate(state.rows)
     }
     return places == {(row.state, row.number, row.file, row.line) for row in table.rows}
-
-
-def _short(file: str) -> str:
-    return file.removeprefix(os.getcwd() + os.sep)

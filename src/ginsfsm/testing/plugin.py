@@ -1,7 +1,8 @@
 """The pytest plugin: `pytest --fsm-cov=package` says which rows of its tables never fired.
 
-It is loaded in every test run where ginsfsm is installed, so it imports nothing before it is asked
-for. With pytest-xdist each process records for itself, and the one that reports adds them up.
+It is loaded in every test run where ginsfsm is installed, and ginsfsm with it; what records and
+reports is imported only when it is asked for. With pytest-xdist each process records for itself,
+and the one that reports adds them up.
 """
 
 from __future__ import annotations

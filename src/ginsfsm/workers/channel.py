@@ -81,7 +81,7 @@ class Channel:
         self._sock = sock
         self._received = bytearray()
         self._descriptors: deque[int] = deque()
-        self._early: deque[Message] = deque()
+        self._early: deque[Event] = deque()
         self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._watched = 0
         self.closed = False
@@ -91,7 +91,8 @@ class Channel:
         self._owner = owner
         if self._early:
             owner.gaplic.poller.defer(self._deliver_early)
-        self._set_watched(READ | (WRITE if self._unsent else 0))
+        if not self.closed:
+            self._set_watched(READ | (WRITE if self._unsent else 0))
 
     def close(self) -> None:
         """Hear and send no more. Idempotent."""
@@ -128,6 +129,7 @@ class Channel:
         """
         if self.closed:
             raise ChannelError("the parent has gone")
+        is_watched = self._watched != 0
         self._sock.settimeout(seconds)
         try:
             self._unsent.append((_line(message), ()))
@@ -141,10 +143,14 @@ class Channel:
                 if not self._receive(self._early):
                     raise ChannelError("the parent has gone")
         except TimeoutError as error:
+            # Its answer may still come, and would be taken for that to the next question.
+            self.close()
+            self._early.append(EV_CHANNEL_ENDED())
             raise ChannelError(f"the parent did not answer within {seconds:g} s") from error
         finally:
-            self._sock.setblocking(False)
-            if self._early and self._watched:
+            if not self.closed:
+                self._sock.setblocking(False)
+            if self._early and is_watched:
                 self._owner.gaplic.poller.defer(self._deliver_early)
 
     # -- the poller --------------------------------------------------------------------------------
@@ -165,7 +171,7 @@ class Channel:
 
     def receive(self) -> bool:
         """Deliver what has arrived by now; False where there was nothing."""
-        arrived: deque[Message] = deque()
+        arrived: deque[Event] = deque()
         try:
             goes_on = self._receive(arrived)
         except BlockingIOError:
@@ -230,7 +236,7 @@ class Channel:
             # The descriptors have gone with the first byte.
             self._unsent[0] = (line[sent:], ())
 
-    def _receive(self, into: deque[Message]) -> bool:
+    def _receive(self, into: deque[Event]) -> bool:
         """Read once; False at the end. Raises BlockingIOError where there is nothing to read."""
         try:
             data, descriptors, _, _ = socket.recv_fds(self._sock, RECEIVE, MOST_SOCKETS, _CLOEXEC)
@@ -240,8 +246,6 @@ class Channel:
         self._descriptors.extend(descriptors)
         *lines, rest = (self._received + data).split(b"\n")
         self._received = rest
-        if len(rest) > LONGEST:
-            raise ChannelError(f"a message of more than {LONGEST} bytes")
         for line in lines:
             try:
                 into.append(_decoder.decode(line))
@@ -251,6 +255,13 @@ class Channel:
                     "a message of another version of ginsfsm is left out (%s): %.200s",
                     error, line.decode(errors="replace"), extra=about(error=error),
                 )  # fmt: skip
+        if len(rest) > LONGEST:
+            logger.error(
+                "a message of more than %d bytes arrives; the channel ends here", LONGEST,
+                extra=about(),
+            )  # fmt: skip
+            self._received = bytearray()
+            return False
         return bool(data)
 
     def _sockets(self, count: int) -> list[socket.socket]:

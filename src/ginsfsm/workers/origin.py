@@ -14,7 +14,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from ginsfsm.logs.fields import about
@@ -23,8 +25,8 @@ from ginsfsm.net.listening import Listening
 from ginsfsm.net.place import Place
 from ginsfsm.net.unix_address import removal_of
 from ginsfsm.workers.channel import Channel
-from ginsfsm.workers.events import EV_CANNOT_START, EV_WANT_TO_LISTEN
-from ginsfsm.workers.places import Key
+from ginsfsm.workers.events import EV_CANNOT_START, EV_READY, EV_WANT_TO_LISTEN
+from ginsfsm.workers.places import Key, in_use
 
 __all__ = ["HEIR", "Origin", "VARIABLE"]
 
@@ -52,6 +54,8 @@ class Origin:
 
     def __init__(self, sock: socket.socket) -> None:
         self.channel = Channel(sock)
+        self._held: dict[Place, Listening] = {}
+        self._has_taken_over = False
 
     @classmethod
     def of_environment(
@@ -84,15 +88,35 @@ class Origin:
         """The sockets of a server, from the parent.
 
         Raises:
-            ListenError: the parent cannot listen there.
+            ListenError: the parent cannot listen there, or another server of ours does.
         """
+        place = self._not_held(place)
         try:
             answer, sockets = self.channel.ask(EV_WANT_TO_LISTEN(path, place), ANSWER)
         except ConnectionError as error:
             raise ListenError(error.errno or 0, f"{path}: {error}") from error
         if not sockets:
             raise ListenError(answer.errno, answer.error)
-        return Listening(tuple(sockets), answer.port, shared=answer.inherited)
+        listening = Listening(tuple(sockets), answer.port, shared=answer.inherited)
+        if _has_one_server(place):
+            self._held[place] = listening
+        return listening
+
+    def _not_held(self, place: Place) -> Place:
+        """That place without the ports of our other servers, as the system alone would have it.
+
+        The parent cannot tell: to it a second server is the same one of another worker.
+        """
+        while (held := self._held.get(place)) is not None:
+            if all(sock.fileno() < 0 for sock in held.sockets):
+                # That server has been destroyed, or has drained.
+                del self._held[place]
+                break
+            rest = tuple(port for port in place.ports if port != held.port)
+            if place.kind != "hosts" or not rest:
+                raise in_use(place, "another server of this program")
+            place = replace(place, ports=rest)
+        return place
 
     def inherit(self, key: Key) -> Listening | None:
         """The sockets that an old parent hands over to us, its successor; None where it has none.
@@ -110,12 +134,32 @@ class Origin:
             return None
         if not sockets:
             return None
-        remove = removal_of(place.unix_path) if place.kind == "unix_path" else None
+        remove = None
+        if place.kind == "unix_path" and (removal := removal_of(place.unix_path)) is not None:
+            remove = partial(self._remove, removal)
         return Listening(tuple(sockets), answer.port, answer.inherited, remove)
+
+    def take_over(self) -> None:
+        """Tell the old parent that our workers serve: what it gave is ours from now on."""
+        self._has_taken_over = True
+        self.channel.send(EV_READY())
+        self.channel.close()
+
+    def _remove(self, removal: Callable[[], object]) -> None:
+        # An heir that fails leaves the file to the old parent, which serves on.
+        if self._has_taken_over:
+            removal()
 
     def cannot_start(self, reason: str, status: int) -> None:
         """Tell why we are going to end."""
         self.channel.send(EV_CANNOT_START(reason, status))
+
+
+def _has_one_server(place: Place) -> bool:
+    """Whether a second server of one process could not listen there as well."""
+    if place.kind == "hosts":
+        return not place.reuse_port and 0 not in place.ports
+    return place.kind == "unix_path"
 
 
 def _die_with(parent: int) -> None:

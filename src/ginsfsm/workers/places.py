@@ -11,14 +11,18 @@ the same one. So a place with port 0 is known by the path of its server as well.
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from ginsfsm.logs.fields import about
 from ginsfsm.net.listen_error import ListenError
 from ginsfsm.net.listening import Listening
 from ginsfsm.net.place import Place, open_place
 
-__all__ = ["Key", "Places", "place_key"]
+__all__ = ["Key", "Places", "in_use", "place_key"]
+
+logger: Final = logging.getLogger("ginsfsm")
 
 Key = tuple[str, Place]
 
@@ -62,12 +66,19 @@ class Places:
             for sock in self._open.popitem()[1].sockets:
                 sock.close()
 
-    def keep_only(self, used: Iterable[Key]) -> list[Key]:
-        """Close what nobody uses any more: a client there would wait for ever. Returns what."""
-        unused = [key for key in self._open if key not in set(used)]
-        for key in unused:
-            self._open.pop(key).close()
-        return unused
+    def keep_only(self, used: Iterable[Key]) -> None:
+        """Close what nobody uses any more: a client there would wait for ever.
+
+        The file of a Unix socket that cannot be removed stays, and is told of in the log.
+        """
+        for key in self._open.keys() - set(used):
+            try:
+                self._open.pop(key).close()
+            except OSError as error:
+                logger.warning(
+                    "%s: the file of its Unix socket stays: %s", key[1].unix_path, error,
+                    extra=about(error=error, file=error.filename),
+                )  # fmt: skip
 
     def close(self) -> None:
         """Close all of them. Idempotent."""
@@ -75,6 +86,13 @@ class Places:
 
     def __len__(self) -> int:
         return len(self._open)
+
+
+def in_use(place: Place, by: str) -> ListenError:
+    """What to raise where these listen at that place already."""
+    hosts = ", ".join(host or "*" for host in place.hosts)
+    at = place.unix_path or f"{hosts}, port {', '.join(map(str, place.ports))}"
+    return ListenError(errno.EADDRINUSE, f"cannot listen on {at}: {by} listens there already")
 
 
 def place_key(path: str, place: Place) -> Key:

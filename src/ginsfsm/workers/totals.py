@@ -40,6 +40,17 @@ class Totals:
             self._gone = merge([self._gone, last[1].ended()])
         self._changed(who)
 
+    @property
+    def largest(self) -> int:
+        """Gobjs and connections of the process that has most of them."""
+        return max(
+            (
+                snapshot.gaplic.gobjs + sum(one.open for one in snapshot.servers.values())
+                for _, snapshot in self._latest.values()
+            ),
+            default=0,
+        )
+
     def sum(self) -> Snapshot:
         """Everything together."""
         return merge([self._gone, *(snapshot for _, snapshot in self._latest.values())])
