@@ -413,26 +413,22 @@ def descriptors() -> list[str]:
     return sorted(names)
 
 
-def none_is_held() -> bool:
-    """One that came and went within a tick of the deadlines is held to the end of that tick."""
-    return not any(type(one) is GSock for one in gc.get_objects())
-
-
 async def churn(poller: str) -> dict[str, object]:
     loop = asyncio.get_running_loop()
     async with gaplic(poller) as app:
         run = Churn(app)
         await run.connect(1)
         await run.end(1)
-        await until(none_is_held, "no gsock is held")
         before = descriptors()
+        await until(lambda: not len(app.deadlines), "the tick of the last one is over")
         timers = len(getattr(app._clock, "timers", ()))
         settled = await memory(run, SETTLED)
         grown = await memory(run, CONNECTIONS) - settled
         # The listening socket is another one by now; the number of descriptors is what counts.
         assert len(descriptors()) == len(before), (before, descriptors())
         assert list(run.owner.children) == ["server"]
-        await until(none_is_held, "no gsock is held")
+        assert [type(one).__name__ for one in gc.get_objects() if type(one) is GSock] == []
+        await until(lambda: not len(app.deadlines), "the tick of the last one is over")
         assert len(app.poller) == 1
         assert not app.poller._deferred
         assert len(getattr(app._clock, "timers", ())) == timers

@@ -116,14 +116,17 @@ class Arrival(Watched, Protocol):
 class _Arrivals:
     """Those who came in the tick that passes now."""
 
-    __slots__ = ("_deadlines", "items")
+    __slots__ = ("_deadlines", "due", "items")
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
-        self.items: list[Arrival] = []
+        # A dictionary, so that one who goes is out at once: thousands that are held until the tick
+        # is over, where a server is busy, would push what it works on out of the caches.
+        self.items: dict[Arrival, None] = {}
+        self.due = False
 
     def deadline_reached(self, now: float) -> float | None:
-        items, self.items = self.items, []
+        items, self.items, self.due = self.items, {}, False
         for item in items:
             if not item.destroyed:
                 self._deadlines.watch(item, now)
@@ -200,20 +203,25 @@ class Deadlines:
             self._set_timer(now)
 
     def soon(self, item: Arrival) -> None:
-        """Look at it in the next tick, unless it is destroyed by then; that costs a list's append.
+        """Look at it in the next tick, unless it is forgotten or destroyed by then.
 
         Most connections of a busy server are gone before a tick has passed, and need never be
-        placed. `forget` does not take back what was said here.
+        placed.
         """
-        arrivals = self._arrivals.items
-        arrivals.append(item)
-        if len(arrivals) == 1:
+        arrivals = self._arrivals
+        arrivals.items[item] = None
+        if not arrivals.due:
             if self._closed:
-                arrivals.clear()
-            self.watch(self._arrivals, 0.0)
+                arrivals.items.clear()
+                return
+            arrivals.due = True
+            self.watch(arrivals, 0.0)
 
     def forget(self, item: Watched) -> None:
         """Look at it no more, and do not hold it. Idempotent."""
+        arrivals = self._arrivals
+        if arrivals.due:
+            arrivals.items.pop(item, None)  # type: ignore[call-overload]
         bucket = self._bucket_of.pop(item, None)
         if bucket is None:
             return
@@ -225,6 +233,7 @@ class Deadlines:
         """Forget all, and watch nobody any more: the clock is going away. Idempotent."""
         self._closed = True
         self._arrivals.items.clear()
+        self._arrivals.due = False
         self._bucket_of.clear()
         self._looked_at.clear()
         self._clear()
