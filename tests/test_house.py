@@ -13,7 +13,7 @@ SRC = Path(__file__).parent.parent / "src" / "ginsfsm"
 
 # A module imports only what stands on a line above its own. A new module needs a place here.
 LEVELS = [
-    ["errors", "folder", "net", "gclass"],
+    ["errors", "folder", "module_file", "net", "gclass"],
     ["logs"],
     ["convert", "event", "stats"],
     ["inspection", "row", "gconfig"],

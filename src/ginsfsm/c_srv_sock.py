@@ -72,7 +72,7 @@ from ginsfsm.srv.events import (
     EV_ROOM,
     EV_TOO_FAST,
 )
-from ginsfsm.srv.listener import RETRY_ERRNOS, Listener
+from ginsfsm.srv.listener import RETRY_ERRNOS, Listener, give_back
 from ginsfsm.srv.renewing import Renewing
 
 __all__ = [
@@ -141,13 +141,7 @@ class GServerSock(Admitting):
         self._listeners = ()
         listening, self._listening = self._listening, None
         if listening is not None:
-            try:
-                listening.close()
-            except OSError as error:
-                logger.warning(
-                    "%s: the file of its Unix socket stays: %s", self.path, error,
-                    extra=about(self, error=error, file=error.filename),
-                )  # fmt: skip
+            give_back(listening, self.path, self)
 
     # -- the machine -------------------------------------------------------------------------------
 

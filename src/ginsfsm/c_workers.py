@@ -38,6 +38,7 @@ from ginsfsm.gobj import GObj
 from ginsfsm.logs.fields import about
 from ginsfsm.net.listening import Listening
 from ginsfsm.net.place import Place
+from ginsfsm.net.words import counted
 from ginsfsm.row import POSTPONE, on
 from ginsfsm.service_manager import ServiceManager
 from ginsfsm.workers.events import (
@@ -256,7 +257,7 @@ class Workers(GObj):
     def _status(self) -> tuple[str, int]:
         count, serving = len(self._crew), sum(one.serves for one in self._crew.values())
         of = "" if serving == count else f"{serving} of "
-        return f"{of}{_count(count)} serve{'s' if count == 1 else ''}", serving
+        return f"{of}{counted(count, 'worker')} serve{'s' if count == 1 else ''}", serving
 
     def request(self, event: EV_ROLL | EV_UPGRADE) -> None:
         """Send ourselves what a signal asked for; say so where it waits for the first crew."""
@@ -274,7 +275,7 @@ class Workers(GObj):
     # -- rolling -----------------------------------------------------------------------------------
 
     def ac_roll(self, _event: EV_ROLL) -> None:
-        logger.info("replacing %s", _count(len(self._crew)), extra=about(self))
+        logger.info("replacing %s", counted(len(self._crew), "worker"), extra=about(self))
         self.service.reloading()
         self._roll_again = False
         self._to_roll = list(self._crew)
@@ -321,7 +322,7 @@ class Workers(GObj):
         self._successor = None
         logger.error(
             "not replaced: the new worker died at its start: %s; %s from before serve on",
-            event.why, _count(len(self._to_roll) + 1),
+            event.why, counted(len(self._to_roll) + 1, "worker"),
             extra=_about(worker, count=len(self._to_roll) + 1),
         )  # fmt: skip
         self.destroy_gobj(worker)
@@ -345,7 +346,7 @@ class Workers(GObj):
         heir = cast(Worker, event.source)
         self._successor = None
         logger.info(
-            "process %d takes over; draining %s", heir.pid, _count(len(self._crew)),
+            "process %d takes over; draining %s", heir.pid, counted(len(self._crew), "worker"),
             extra=_about(heir),
         )  # fmt: skip
         self.service.main_process(heir.pid)
@@ -373,10 +374,10 @@ class Workers(GObj):
         workers = self._workers()
         logger.info(
             "draining %s for at most %g s; a second SIGTERM ends at once",
-            _count(len(workers)), event.timeout,
+            counted(len(workers), "worker"), event.timeout,
             extra=about(self, count=len(workers), seconds=event.timeout),
         )  # fmt: skip
-        self.service.stopping(event.timeout, f"draining {_count(len(workers))}")
+        self.service.stopping(event.timeout, f"draining {counted(len(workers), 'worker')}")
         # Before they close theirs: what came in after the last of them has looked into the queue
         # would be reset by us, and who comes after that is refused and may try elsewhere.
         self._places.close()
@@ -468,10 +469,6 @@ class Workers(GObj):
             on(EV_STATS,          ac_stats),
         ],
     }  # fmt: skip
-
-
-def _count(number: int) -> str:
-    return f"{number} worker{'' if number == 1 else 's'}"
 
 
 def _about(worker: Worker, **fields: Any) -> dict[str, object]:

@@ -18,6 +18,7 @@ from ginsfsm.c_timer import EV_SET_TIMER, EV_TIMEOUT, GTimer
 from ginsfsm.gconfig import param
 from ginsfsm.gobj import GObj
 from ginsfsm.logs.fields import about
+from ginsfsm.net.words import counted
 from ginsfsm.row import on
 
 __all__ = ["Shutdown"]
@@ -50,8 +51,8 @@ class Shutdown(GObj):
         self._draining = set(servers)
         logger.info(
             "draining %s with %s, for at most %g s; a second SIGTERM ends at once",
-            _count(len(servers), "server"),
-            _count(sum(len(one.ledger) for one in servers), "connection"),
+            counted(len(servers), "server"),
+            counted(sum(len(one.ledger) for one in servers), "connection"),
             self.config.timeout,
             extra=about(self, count=len(servers), seconds=self.config.timeout),
         )  # fmt: skip
@@ -83,7 +84,7 @@ class Shutdown(GObj):
         self._aborted += orphans
         if self._aborted:
             logger.warning(
-                "drained; %s had to be aborted", _count(self._aborted, "connection"),
+                "drained; %s had to be aborted", counted(self._aborted, "connection"),
                 extra=about(self, count=self._aborted),
             )  # fmt: skip
         else:
@@ -101,7 +102,3 @@ class Shutdown(GObj):
             on(EV_TIMEOUT, None),
         ],
     }  # fmt: skip
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -13,7 +13,8 @@ Counters cannot run backwards then: what is in the last snapshot of a worker sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
@@ -25,7 +26,7 @@ from ginsfsm.stats import GaplicStats, ServerStats, add_stats, without_gauges
 if TYPE_CHECKING:
     from ginsfsm.gaplic import GAplic
 
-__all__ = ["Snapshot", "SnapshotError", "merge", "snapshot"]
+__all__ = ["Snapshot", "SnapshotError", "Source", "merge", "snapshot", "take"]
 
 
 class SnapshotError(GinsfsmError):
@@ -85,6 +86,16 @@ def snapshot(gaplic: GAplic) -> Snapshot:
         if isinstance(gobj, GServerSock) and not gobj.destroyed:
             servers[gobj.path] = gobj.stats()
     return Snapshot(gaplic=gaplic.stats(), servers=servers)
+
+
+Source = Callable[[], Snapshot | Awaitable[Snapshot]]
+"""Where numbers come from; it may have to ask other processes first."""
+
+
+async def take(gaplic: GAplic, source: Source | None) -> Snapshot:
+    """The numbers of a source, or of this gaplic where there is none."""
+    found = snapshot(gaplic) if source is None else source()
+    return await found if inspect.isawaitable(found) else found
 
 
 def merge(snapshots: Iterable[Snapshot]) -> Snapshot:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from typing import Final
 
 from ginsfsm.draw.function_text import parsed
 from ginsfsm.folder import put_first_on_path, working_folder
+from ginsfsm.module_file import load_file
 
 __all__ = ["PLACE_FORM", "Place", "PlaceError", "import_file", "place_of"]
 
@@ -171,14 +171,4 @@ def _load_as(file: Path, stem: str) -> ModuleType:
             return sys.modules[name]
         number += 1
         name = f"ginsfsm_target_{stem}_{number}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
-    return module
+    return load_file(file, name)

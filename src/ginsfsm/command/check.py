@@ -10,6 +10,7 @@ from ginsfsm.check.place import PLACE_FORM, PlaceError, place_of
 from ginsfsm.check.report import FORMATS, report
 from ginsfsm.command.output import importing, print_out, tell_of_threads
 from ginsfsm.command.report import DONE, FAILED, MISUSED, MisuseError, say
+from ginsfsm.net.words import counted
 
 if TYPE_CHECKING:
     # What `add_subparsers` returns has a private name.
@@ -64,13 +65,9 @@ def _check(options: argparse.Namespace) -> int:
     except OSError as error:
         say(f"cannot write to stdout: {error.strerror or error}")
         return FAILED
-    checked = _count(len(collection.gclasses), "gclass", "gclasses")
-    say(f"{_count(len(findings), 'finding', 'findings')}; {checked} without a fault")
+    checked = counted(len(collection.gclasses), "gclass", "gclasses")
+    say(f"{counted(len(findings), 'finding')}; {checked} without a fault")
     tell_of_threads()
     if any(one.code == "import" for one in findings):
         return MISUSED
     return FAILED if findings else DONE
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"

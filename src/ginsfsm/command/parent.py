@@ -23,6 +23,7 @@ from ginsfsm.errors import GinsfsmError
 from ginsfsm.gaplic import GAplic
 from ginsfsm.logs.fields import about
 from ginsfsm.net.inherited import VARIABLES as LISTENING
+from ginsfsm.net.words import counted
 from ginsfsm.service_manager import VARIABLES as NOTIFYING
 from ginsfsm.service_manager import ServiceManager
 from ginsfsm.workers.events import EV_ROLL, EV_TERMINATE, EV_UPGRADE
@@ -116,8 +117,8 @@ def run_workers(options: argparse.Namespace, has_no_terminal: Callable[[GAplic],
         if options.stats is not None or options.metrics is not None:
             census.keep_asking()
         logger.info(
-            "starting %d worker%s (%s); Ctrl-C or SIGTERM stops them",
-            options.workers, "" if options.workers == 1 else "s", options.target,
+            "starting %s (%s); Ctrl-C or SIGTERM stops them",
+            counted(options.workers, "worker"), options.target,
             extra=about(workers, count=options.workers, target=str(options.target)),
         )  # fmt: skip
         app.start()

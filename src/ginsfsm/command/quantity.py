@@ -3,7 +3,7 @@
 import argparse
 import math
 
-__all__ = ["seconds", "whole_number"]
+__all__ = ["interval", "seconds", "whole_number"]
 
 
 def seconds(text: str) -> float:
@@ -12,12 +12,27 @@ def seconds(text: str) -> float:
     Raises:
         argparse.ArgumentTypeError: it is none.
     """
+    return _seconds(text, 0, "30 or 2.5")
+
+
+def interval(text: str) -> float:
+    """A time between two of something.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    return _seconds(text, 0.01, "10")
+
+
+def _seconds(text: str, least: float, example: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, 0 or more, as in 30 or 2.5")
+    if not least <= number < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected seconds, {least:g} or more, as in {example}"
+        )
     return number
 
 

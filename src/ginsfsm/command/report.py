@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 
+from ginsfsm import module_file
 from ginsfsm.errors import GinsfsmError
 
 __all__ = [
@@ -30,6 +31,7 @@ INTERRUPTED = 130
 """What a shell says of a program that SIGINT ended."""
 
 COMMAND = os.path.dirname(os.path.abspath(__file__)) + os.sep
+LOADERS = (COMMAND, os.path.abspath(module_file.__file__))
 LIBRARY = os.path.dirname(os.path.dirname(COMMAND)) + os.sep
 IMPORT_MACHINERY = (
     "<frozen importlib",
@@ -81,7 +83,7 @@ def _trim(stack: traceback.StackSummary, on_purpose: bool) -> None:
         # Where in the library an error is raised on purpose is no concern of the user.
         end = theirs[-1] + 1 if on_purpose else len(stack)
         stack[:] = stack[theirs[0] : end]
-    elif all(frame.filename.startswith(COMMAND) for frame in stack):
+    elif all(frame.filename.startswith(LOADERS) for frame in stack):
         stack.clear()
 
 

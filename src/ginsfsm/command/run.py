@@ -33,6 +33,7 @@ from ginsfsm.gaplic import GAplic
 from ginsfsm.gconfig import Text
 from ginsfsm.logs.fields import about
 from ginsfsm.net.addresses import ListenError
+from ginsfsm.net.words import counted
 from ginsfsm.service_manager import ServiceManager
 from ginsfsm.settings import load_settings
 from ginsfsm.shutdown import Shutdown
@@ -249,7 +250,7 @@ def _reload(app: GAplic) -> None:
     servers = [gobj for gobj in app.walk() if isinstance(gobj, GServerSock)]
     secure = [server for server in servers if server.config.ssl_options]
     logger.info(
-        "SIGHUP: reloading TLS of %d server%s", len(secure), "" if len(secure) == 1 else "s",
+        "SIGHUP: reloading TLS of %s", counted(len(secure), "server"),
         extra=about(app, signal="SIGHUP", count=len(secure)),
     )  # fmt: skip
     announcers = [gobj for gobj in app.walk() if isinstance(gobj, Announcer)]

@@ -6,7 +6,6 @@ first in the folder of the file, or in the current one where a module is given.
 
 import argparse
 import importlib
-import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from ginsfsm.errors import MachineError, nearest
 from ginsfsm.folder import put_first_on_path, working_folder
 from ginsfsm.gaplic import GAplic
 from ginsfsm.gobj import GObj
+from ginsfsm.module_file import load_file
 
 __all__ = ["TARGET_FORM", "Target", "is_gclass", "load_gclass", "target_of"]
 
@@ -82,20 +82,7 @@ def _import_file(target: Target) -> ModuleType:
         raise MisuseError(f"there is no file {target.module!r} (seen from {working_folder()})")
     real = file.resolve()
     put_first_on_path(str(real.parent))
-    name = _module_name(file)
-    spec = importlib.util.spec_from_file_location(name, real)
-    if spec is None or spec.loader is None:
-        raise MisuseError(f"Python cannot load {target.module!r}: expected a file that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    # Before it is run: its classes are looked up there by the name of their module, and another
-    # file that imports this one has to find it and not make a second.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
-    return module
+    return load_file(real, _module_name(file))
 
 
 def _module_name(file: Path) -> str:

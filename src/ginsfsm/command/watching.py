@@ -6,15 +6,14 @@ asked for, so a high `--log-level` does not hide them.
 """
 
 import argparse
-import inspect
 import logging
-import math
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ginsfsm.c_timer import EV_SET_TIMER, EV_TIMEOUT, GTimer
+from ginsfsm.command.quantity import interval
 from ginsfsm.command.report import MisuseError
 from ginsfsm.errors import GinsfsmError
 from ginsfsm.event import Event
@@ -23,7 +22,7 @@ from ginsfsm.gconfig import param
 from ginsfsm.gobj import GObj
 from ginsfsm.logs.fields import about
 from ginsfsm.row import on
-from ginsfsm.snapshot import Snapshot, snapshot
+from ginsfsm.snapshot import Snapshot, Source, take
 from ginsfsm.tree_text import tree_text
 
 __all__ = ["DUMP", "add_watch_options", "dump", "stats_line", "watch", "watch_tree"]
@@ -33,15 +32,13 @@ logger = logging.getLogger("ginsfsm.watch")
 # Windows has none.
 DUMP = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []
 
-Source = Callable[[], Snapshot | Awaitable[Snapshot]]
-
 
 def add_watch_options(run: argparse.ArgumentParser) -> None:
     """Add those that let one see what happens."""
     run.add_argument(
         "--stats",
         metavar="SECONDS",
-        type=_seconds,
+        type=interval,
         help="log a line with what has been counted, each time that so many seconds have passed",
     )
     run.add_argument(
@@ -149,9 +146,7 @@ class StatsLine(GObj):
         self.spawn(self._take_it(), done=EV_TAKEN)
 
     async def _take_it(self) -> Snapshot:
-        source: Source | None = self.config.source
-        found = snapshot(self.gaplic) if source is None else source()
-        return await found if inspect.isawaitable(found) else found
+        return await take(self.gaplic, self.config.source)
 
     def ac_tell(self, event: EV_TAKEN) -> None:
         if event.error is not None:
@@ -198,16 +193,6 @@ def _sums(one: Snapshot) -> dict[str, int]:
     found = {name: sum(getattr(each, name) for each in one.servers.values()) for name in names}
     found["refused"] = sum(each.refused_in_all for each in one.servers.values())
     return found
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0.01 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, 0.01 or more, as in 10")
-    return seconds
 
 
 def _address(text: str) -> tuple[str, int]:

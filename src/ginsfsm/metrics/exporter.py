@@ -7,8 +7,7 @@ at does not notice; and its own numbers stand on the page as well.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 from prometheus_client.core import Metric
@@ -21,7 +20,7 @@ from ginsfsm.gobj import GObj
 from ginsfsm.metrics.families import families
 from ginsfsm.metrics.scrape import Scrape
 from ginsfsm.row import on
-from ginsfsm.snapshot import Snapshot, snapshot
+from ginsfsm.snapshot import Snapshot, Source, take
 
 __all__ = ["Exporter", "Source"]
 
@@ -31,9 +30,6 @@ MAX_SCRAPERS: Final = 32
 SILENCE: Final = 90.0
 """Seconds after which a scraper that says nothing, or reads nothing, is ended. The default interval
 of Prometheus is 60."""
-
-Source = Callable[[], Snapshot | Awaitable[Snapshot]]
-"""Where the numbers come from; it may have to ask other processes first."""
 
 
 class _Registry(Protocol):
@@ -66,10 +62,7 @@ class Exporter(GObj):
         )  # fmt: skip
 
     async def _page(self, accept: str) -> tuple[bytes, str]:
-        source: Source | None = self.config.source
-        found = snapshot(self.gaplic) if source is None else source()
-        if inspect.isawaitable(found):
-            found = await found
+        found = await take(self.gaplic, self.config.source)
         encode, kind = choose_encoder(accept)
         return encode(_Collected(found, self.config.registry)), kind
 

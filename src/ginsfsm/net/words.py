@@ -1,11 +1,11 @@
-"""What was given, in the words of a fault's sentence; never what may be a secret."""
+"""What was given, and how many, in the words of a sentence; never what may be a secret."""
 
 import difflib
 from collections.abc import Iterable
 
 from ginsfsm.net.pem import is_pem_text
 
-__all__ = ["bare", "cut", "given", "is_whole", "kind", "nearest"]
+__all__ = ["bare", "counted", "cut", "given", "is_whole", "kind", "nearest"]
 
 
 def given(value: object) -> str:
@@ -23,6 +23,11 @@ def kind(value: object) -> str:
         return "None"
     name = type(value).__name__
     return f"an {name}" if name[0] in "aeiouAEIOU" else f"a {name}"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """`1 server`, `2 servers`; `many` where it is not `one` with an s."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def cut(text: str) -> str:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import _socket
 import errno
+import logging
 import os
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
+from ginsfsm.logs.fields import about
+from ginsfsm.net.listening import Listening
 from ginsfsm.poller import READ
 from ginsfsm.srv.events import EV_INCOMING
 
 if TYPE_CHECKING:
+    from ginsfsm.gobj import GObj
     from ginsfsm.srv.base import ServerBase
 
-__all__ = ["CAPACITY_ERRNOS", "RETRY_ERRNOS", "Listener"]
+__all__ = ["CAPACITY_ERRNOS", "RETRY_ERRNOS", "Listener", "give_back"]
+
+logger: Final = logging.getLogger("ginsfsm")
 
 CAPACITY_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """No descriptor or memory for another connection; the client stays in the queue. accept(2)."""
@@ -86,3 +92,14 @@ class Listener:
     def io_failed(self, error: Exception) -> None:
         """`io_ready` raised."""
         self.server.gaplic.contain(error, self.server, self._event)
+
+
+def give_back(listening: Listening, whose: str, gobj: GObj | None = None) -> None:
+    """Close the sockets. A Unix socket's file that cannot be removed stays, and the log says so."""
+    try:
+        listening.close()
+    except OSError as error:
+        logger.warning(
+            "%s: the file of its Unix socket stays: %s", whose, error,
+            extra=about(gobj, error=error, file=error.filename),
+        )  # fmt: skip

@@ -11,18 +11,15 @@ the same one. So a place with port 0 is known by the path of its server as well.
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from ginsfsm.logs.fields import about
 from ginsfsm.net.listen_error import ListenError
 from ginsfsm.net.listening import Listening
 from ginsfsm.net.place import Place, open_place
+from ginsfsm.srv.listener import give_back
 
 __all__ = ["Key", "Places", "in_use", "place_key"]
-
-logger: Final = logging.getLogger("ginsfsm")
 
 Key = tuple[str, Place]
 
@@ -72,13 +69,7 @@ class Places:
         The file of a Unix socket that cannot be removed stays, and is told of in the log.
         """
         for key in self._open.keys() - set(used):
-            try:
-                self._open.pop(key).close()
-            except OSError as error:
-                logger.warning(
-                    "%s: the file of its Unix socket stays: %s", key[1].unix_path, error,
-                    extra=about(error=error, file=error.filename),
-                )  # fmt: skip
+            give_back(self._open.pop(key), key[1].unix_path)
 
     def close(self) -> None:
         """Close all of them. Idempotent."""
