@@ -17,6 +17,7 @@ import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -126,6 +127,13 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all processes of one test run share."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    """What a test enters here is closed at its end."""
+    with ExitStack() as stack:
+        yield stack
 
 
 # Which loop a test runs on

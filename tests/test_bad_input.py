@@ -30,12 +30,6 @@ def app(request: pytest.FixtureRequest) -> Iterator[GAplic]:
     app.destroy_gobj(app)
 
 
-@pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
 def busy_port(opened: ExitStack) -> int:
     """A port that somebody else listens on."""
     sock = opened.enter_context(socket.create_server(("127.0.0.1", 0)))

@@ -44,12 +44,6 @@ def app(request: pytest.FixtureRequest) -> Iterator[GAplic]:
 
 
 @pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "s.sock"
 

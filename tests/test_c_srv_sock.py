@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -42,7 +41,7 @@ from servers import (
     until,
     write,
 )
-from sockets import gaplic
+from sockets import RESET, gaplic
 
 HERE = Path(__file__).resolve()
 
@@ -53,12 +52,6 @@ def app(request: pytest.FixtureRequest) -> Iterator[GAplic]:
     app = gaplic(request.param)
     yield app
     app.destroy_gobj(app)
-
-
-@pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 def listeners(server: GServerSock) -> list[socket.socket]:
@@ -753,7 +746,7 @@ class TestFailures:
         async def main() -> None:
             async with app:
                 with connect(server) as client:
-                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                 with connect(server):
                     await until(lambda: len(keeper.of(EV_CONNECTED)) == 2)
                     await until(lambda: keeper.of(EV_DISCONNECTED))

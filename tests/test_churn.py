@@ -12,7 +12,6 @@ import logging
 import os
 import random
 import socket
-import struct
 import subprocess
 import sys
 from collections import Counter
@@ -35,7 +34,7 @@ from ginsfsm.c_sock import (
 )
 from ginsfsm.c_srv_sock import GServerSock
 from servers import needs_proc, serve, until
-from sockets import gaplic
+from sockets import RESET, gaplic
 
 CONNECTIONS = 20_000
 SETTLED = 5_000
@@ -52,7 +51,6 @@ PIECE = bytes(32 * 1024)
 ANSWER = 3 * PIECE
 TX_MAX = 64 * 1024
 
-RESET = struct.pack("ii", 1, 0)
 IP_BIND_ADDRESS_NO_PORT = 24
 
 # How a connection ends once its client is told to end it, and what the owner hears then; None is

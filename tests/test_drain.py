@@ -3,9 +3,7 @@
 import errno
 import logging
 import socket
-import struct
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -31,7 +29,7 @@ from ginsfsm.c_srv_sock import (
 )
 from secure import dial, server_options
 from servers import Keeper, connect, read_to_end, until, write
-from sockets import turns
+from sockets import RESET, turns
 
 
 class Drainer(Keeper):
@@ -123,12 +121,6 @@ def app() -> GAplic:
     return GAplic("app")
 
 
-@pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
 def start(app: GAplic, **parameters: Any) -> tuple[Drainer, GServerSock]:
     drainer = app.create_gobj("drainer", Drainer, app)
     server = app.create_gobj(
@@ -138,7 +130,7 @@ def start(app: GAplic, **parameters: Any) -> tuple[Drainer, GServerSock]:
 
 
 def reset(client: socket.socket) -> None:
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     client.close()
 
 

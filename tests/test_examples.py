@@ -87,12 +87,6 @@ class Program:
 
 
 @pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
 def run(opened: ExitStack) -> Callable[..., Program]:
     """`ginsfsm run` of an example with these arguments."""
 

@@ -51,12 +51,6 @@ def app(request: pytest.FixtureRequest) -> Iterator[GAplic]:
 
 
 @pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
 def porter(app: GAplic) -> Porter:
     return app.create_gobj("porter", Porter, app)
 

@@ -1,7 +1,6 @@
 """One machine per connection: `session`, and the subscriber that forgets to destroy."""
 
 import logging
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
@@ -111,12 +110,6 @@ class ShutDoor(Session):
 @pytest.fixture
 def app() -> GAplic:
     return GAplic("app")
-
-
-@pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 def start(

@@ -13,7 +13,6 @@ import os
 import random
 import resource
 import socket
-import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from echo_server import Complaints, Echo
 from ginsfsm import GAplic
 from ginsfsm.c_srv_sock import GServerSock
 from probe import Child, Figures, Probe
+from sockets import RESET
 
 pytestmark = [
     pytest.mark.alone,
@@ -39,8 +39,6 @@ ATTEMPTS = 3
 GOOD = 50
 SLOW = 2000
 PATIENCE = 20.0
-RESET = struct.pack("ii", 1, 0)
-
 SERVERS: dict[str, dict[str, Any]] = {
     "default": {},
     "hasty": {"first_data_timeout": 2.0},

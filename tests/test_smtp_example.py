@@ -122,12 +122,6 @@ def trusting() -> ssl.SSLContext:
 
 
 @pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
 def start(opened: ExitStack) -> Iterator[Callable[..., Mail]]:
     """Run the receiver with these settings; it ends clean after the test."""
     started: list[Mail] = []

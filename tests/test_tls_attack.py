@@ -47,6 +47,7 @@ from ginsfsm import GAplic
 from ginsfsm.c_sock import GSock
 from ginsfsm.c_srv_sock import GServerSock
 from probe import CONNECTIONS, Child, Figures, Probe
+from sockets import RESET
 
 pytestmark = [
     pytest.mark.alone,
@@ -77,8 +78,6 @@ LONG = 1.5
 
 PATIENCE = 10.0
 """Seconds after which an attacker that waits for the server says so."""
-
-RESET = struct.pack("ii", 1, 0)
 
 
 # -- the server ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -32,13 +32,6 @@ def has_ipv6_loopback() -> bool:
 needs_ipv6 = pytest.mark.skipif(not has_ipv6_loopback(), reason="this machine has no ::1")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="what Linux does")
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="what POSIX says")
-
-
-@pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    """What a test opens is closed at its end."""
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

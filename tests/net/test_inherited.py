@@ -2,7 +2,6 @@
 
 import os
 import socket
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,12 +23,6 @@ PID = 1234
 @pytest.fixture(autouse=True)
 def nothing_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inherited, "_taken", Activation({}, "nothing yet"))
-
-
-@pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 def said(fds: str, names: str | None = None, pid: object = PID) -> dict[str, str]:

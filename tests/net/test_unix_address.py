@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,6 @@ from ginsfsm.net.unix_address import listen_on_path, owner_fault, read_mode
 from servers import DEADLINE
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-
-
-@pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture
