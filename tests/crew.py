@@ -36,6 +36,11 @@ TARGET = """
     from ginsfsm.c_srv_sock import EV_PAUSE_ACCEPT, GServerSock
 
 
+    def say(text):
+        # In one piece: another process may write between what `print` makes two of.
+        os.write(1, f"{text}\\n".encode())
+
+
     class Echo(GObj):
         class config(GObj.config):
             port: int = param(0, "where to listen")
@@ -57,12 +62,11 @@ TARGET = """
             if os.path.exists("fails late"):
                 raise ValueError("the target is broken")
             if os.path.exists("hangs late"):
-                print("hanging", flush=True)
+                say("hanging")
                 threading.Event().wait()
             if os.path.exists("paused"):
                 self.send_event(self.server, EV_PAUSE_ACCEPT())
-            print(f"ports {self.server.config.port} {self.other.config.port} of {os.getpid()}",
-                  flush=True)
+            say(f"ports {self.server.config.port} {self.other.config.port} of {os.getpid()}")
 
         def ac_greet(self, event: EV_CONNECTED):
             self.send_event(event.source, EV_SEND_FRAME(b"%d" % os.getpid()))

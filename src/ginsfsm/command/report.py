@@ -98,7 +98,9 @@ def write(text: str) -> None:
         # Closed before the start; then `print` would take stdout.
         return
     try:
-        print(text, file=sys.stderr, flush=True)
+        # In one piece, or the lines of workers get mixed where Python's output is unbuffered.
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
     except OSError:
         # A full disk or a closed pipe.
         pass
