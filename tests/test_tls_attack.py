@@ -76,7 +76,7 @@ HASTY = 5.0
 LONG = 1.5
 """Seconds that an attack goes on which has no length of its own."""
 
-PATIENCE = 10.0
+PATIENCE = 20.0
 """Seconds after which an attacker that waits for the server says so."""
 
 
@@ -119,7 +119,7 @@ async def serve(certificate: str, large_certificate: str, complaints: Complaints
             "default": listen("default", certificate),
             "hasty": listen("hasty", certificate, handshake_timeout=HASTY),
             # What it says in a handshake does not fit into what the kernel keeps for it.
-            "narrow": listen("narrow", large_certificate, handshake_timeout=1.0, close_timeout=1.0),
+            "narrow": listen("narrow", large_certificate, handshake_timeout=2.0, close_timeout=1.0),
         }
         for listener in servers["narrow"]._listeners:
             listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -515,7 +515,7 @@ def half_handshakes(port: int, count: int) -> dict[str, object]:
     begun = answered = most = 0
     started = time.monotonic()
     while socks:
-        events = ready.poll(3 * PATIENCE)
+        events = ready.poll(2 * PATIENCE)
         assert events, f"the server keeps {len(socks)} half handshakes"
         for fd, mask in events:
             sock = socks[fd]
@@ -557,7 +557,7 @@ def at_once(port: int, count: int) -> dict[str, object]:
     echoes = 0
     shaken = set()
     while waiting:
-        events = ready.poll(3 * PATIENCE)
+        events = ready.poll(2 * PATIENCE)
         assert events, f"the server forgets {len(waiting)} handshakes"
         for fd, _ in events:
             attacker = waiting[fd][0]
@@ -595,10 +595,14 @@ def never_reading(port: int, count: int) -> dict[str, object]:
             except (BlockingIOError, ConnectionError):
                 pass
         socks.append(sock)
-    time.sleep(0.5)
-    stuck = unsent(port)
-    # The handshake_timeout of this server and more.
-    time.sleep(1.5)
+    stuck = 0
+    end = time.monotonic() + PATIENCE
+    while stuck < count // 2 and time.monotonic() < end:
+        stuck = max(stuck, unsent(port))
+        time.sleep(0.02)
+    # Until this server's handshake_timeout has ended them.
+    while unsent(port) and time.monotonic() < end:
+        time.sleep(0.02)
     for sock in socks:
         sock.close()
     return {"connections": count, "stuck": stuck}
@@ -661,7 +665,7 @@ class Stage:
         most = 0
         self.probe.figures()
         with Child(__file__, "attack", name, str(number), core=1, niceness=19) as attacker:
-            end = time.monotonic() + 60
+            end = time.monotonic() + 100
             while not attacker.has_answer(0.2):
                 assert time.monotonic() < end, f"the attack has no end; {attacker.words()}"
                 most = max(most, self.server.ask("count")[port]["open"])
