@@ -212,7 +212,8 @@ def enter_initial(gobj: GObj) -> None:
         gobj._entered = True
         return
     gobj._entered = True
-    _enter(gobj, state)
+    if state.hooked:
+        _enter(gobj, state)
 
 
 def _enter(gobj: GObj, state: State) -> None:

@@ -356,7 +356,7 @@ class SockBase(GObj):
         """Close the socket, if there is one; the gobj that was made for it goes as well."""
         if self._in_session and not self.parent.destroyed:
             session = self.parent
-            self.gaplic.poller.defer(lambda: _destroy(session))
+            self._poller.defer(lambda: _destroy(session))
         self._close_socket()
         if self._left:
             self._left = False
@@ -416,14 +416,14 @@ class SockBase(GObj):
             self._opening.cancel()
             self._opening = None
         self._close_socket()
-        self.gaplic.poller.defer(lambda: self._tell_later(EV_CONNECT_FAILED(reason)))
+        self._poller.defer(lambda: self._tell_later(EV_CONNECT_FAILED(reason)))
 
     # -- the end -----------------------------------------------------------------------------------
 
     def _close(self, reason: Reason) -> None:
         self._ending = True
         # Before it leaves the ledger: a server that drains tells of the last behind this.
-        self.gaplic.poller.defer(lambda: self._tell_disconnected(reason))
+        self._poller.defer(lambda: self._tell_disconnected(reason))
         self._close_socket()
 
     def _close_socket(self) -> None:
@@ -431,7 +431,9 @@ class SockBase(GObj):
         sock = self._sock
         if sock is None:
             return
-        self._wait_for(0)
+        if self._mask:
+            self._poller.unregister(sock.fileno())
+            self._mask = 0
         self.gaplic.deadlines.forget(self)
         if self._linger is not None:
             self._linger.cancel()
@@ -459,7 +461,7 @@ class SockBase(GObj):
                 self._place = None
             # As long as the gsock is a server's it has this one connection.
             reception.ledger.add_traffic(
-                self.rx_bytes, self.tx_bytes, self.rx_messages, self.tx_messages
+                self.rx_bytes, self.tx_bytes, int(self._rx_count), int(self._tx_count)
             )
             reception.ledger.close(self)
 
