@@ -83,7 +83,11 @@ $(BENCH_VENV)/.bench: pyproject.toml benchmarks/requirements.txt $(BENCH_VENV)/.
 
 # A program named python3 may be too old, or a launcher with no Python behind it: so each is asked.
 $(VENV)/.made-in $(BENCH_VENV)/.made-in: %/.made-in:
-	@rm -rf $*; mkdir -p $*; \
+	@if [ -e $* ] && ! [ -e $*/.made-by ]; then \
+		echo "make: $* is there, and was not made by make, which would empty it; remove it, or say where else: make $(MAKECMDGOALS) $(if $(findstring $(BENCH),$*),BENCH=FOLDER,VENV=FOLDER)" >&2; \
+		exit 1; \
+	fi; \
+	rm -rf $*; mkdir -p $*; touch $*/.made-by; \
 	for python in $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11); do \
 		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
 		echo "Making $* with $$("$$python" --version)"; \
