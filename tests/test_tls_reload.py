@@ -55,7 +55,7 @@ FLEETING = 2
 WARM = 300
 """Handshakes before the first reload."""
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 # -- the server ------------------------------------------------------------------------------------
