@@ -58,7 +58,8 @@ TARGET = """
             self.server = self.create_gobj(
                 "server", GServerSock, self, host="127.0.0.1", port=config.port, framing="lines",
                 unix_path=config.unix_path, fd_name=config.fd_name)
-            self.other = self.create_gobj("other", GServerSock, self, host="127.0.0.1")
+            self.other = self.create_gobj(
+                "other", GServerSock, self, host="127.0.0.1", framing="lines")
             if os.path.exists("fails late"):
                 raise ValueError("the target is broken")
             if os.path.exists("hangs late"):

@@ -420,6 +420,27 @@ class TestRun:
         running.wait_for("app/echo starts")
         assert running.stop().status == 0
 
+    def test_file_of_a_package(self, write: Write, start: Start) -> None:
+        """Its relative imports work from everywhere, and it is one module with what they name."""
+        write("servers/app/__init__.py", "")
+        write("servers/app/greeting.py", "from app import echo\n\nWHO = 'a neighbour'\n")
+        write(
+            "servers/app/echo.py",
+            "from . import greeting\n"
+            + textwrap.dedent(ECHO)
+            + "\n\n    print(greeting.WHO, __name__, greeting.echo.__name__, flush=True)\n",
+        )
+        running = start("run", os.path.join("servers", "app", "echo.py") + ":Echo")
+        running.wait_for("a neighbour app.echo app.echo", "out")
+        running.wait_for("app/echo starts")
+        assert running.stop().status == 0
+
+    def test_class_in_a_class(self, write: Write, start: Start) -> None:
+        write("echo.py", f"{textwrap.dedent(ECHO)}\n\nclass House:\n    Door = Echo\n")
+        running = start("run", "echo.py:House.Door")
+        running.wait_for("app/echo starts (echo.py:House.Door)")
+        assert running.stop().status == 0
+
     def test_log_level(self, write: Write, start: Start) -> None:
         write("echo.py", ECHO)
         running = start("run", "echo.py:Echo", "--log-level", "warning")
@@ -503,7 +524,9 @@ class TestCommandLine:
         assert ended.status == 2
         assert ended.err.startswith("usage: ginsfsm ")
 
-    @pytest.mark.parametrize("target", ["echo.py", "Echo", "echo.py:", ":Echo", "echo.py:Echo()"])
+    @pytest.mark.parametrize(
+        "target", ["echo.py", "Echo", "echo.py:", ":Echo", "echo.py:Echo()", "echo.py:A."]
+    )
     def test_target_without_a_class(self, target: str, finished: Finished) -> None:
         ended = finished("run", target)
         assert ended.status == 2
@@ -587,6 +610,25 @@ class TestTarget:
         ended = finished("run", "echo.py:Ecko")
         assert ended.status == 2
         assert ended.err == "ginsfsm: echo.py has no gclass 'Ecko'; did you mean 'Echo'?\n"
+
+    @pytest.mark.parametrize("name", ["Room.Wal", "Wall"])
+    def test_class_in_a_class_that_is_missing(
+        self, name: str, write: Write, finished: Finished
+    ) -> None:
+        write(
+            "rooms.py",
+            """
+            from ginsfsm import GObj
+
+            class Room:
+                class Wall(GObj): ...
+
+            class Door(GObj): ...
+            """,
+        )
+        ended = finished("run", f"rooms.py:{name}")
+        assert ended.status == 2
+        assert ended.err == f"ginsfsm: rooms.py has no gclass {name!r}; did you mean 'Room.Wall'?\n"
 
     @pytest.mark.parametrize(
         ("name", "what"),

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from conftest import RunAsync
-from ginsfsm import GAplic
+from ginsfsm import GAplic, GConfigError
 from ginsfsm.c_srv_sock import EV_DRAIN
 from ginsfsm.metrics import Exporter, families
 from ginsfsm.metrics.families import MAX_SERVERS, OTHERS
@@ -38,6 +38,29 @@ PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 
 def export(app: GAplic, **parameters: Any) -> Exporter:
     return app.create_gobj("metrics", Exporter, app, port=0, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        (
+            {"registry": 5},
+            "registry: expected one of prometheus_client, such as CollectorRegistry(), got 5 (int)",
+        ),
+        (
+            {"source": 5},
+            "source: expected a callable that gives a Snapshot, got 5 (int)",
+        ),
+    ],
+    ids=["registry", "source"],
+)
+def test_one_clear_error(parameters: dict[str, Any], sentence: str) -> None:
+    app = GAplic("app")
+    with pytest.raises(GConfigError) as caught:
+        export(app, **parameters)
+    assert str(caught.value) == f"app/metrics (Exporter): {sentence}"
+    assert not list(app.children)
+    app.destroy_gobj(app)
 
 
 async def ask(exporter: Exporter, request: bytes) -> tuple[int, dict[str, str], bytes]:

@@ -6,6 +6,7 @@ The test is the parent; a worker is a few lines of Python that speak over the ch
 import errno
 import json
 import os
+import re
 import socket
 import sys
 import textwrap
@@ -208,6 +209,74 @@ def test_the_time_to_drain_ends_with_the_process(
         start_timeout=1.5,
     )
     assert "does not accept" not in caplog.text
+
+
+def test_one_that_fails_while_it_drains(
+    run_parent: RunParent, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_parent(
+        """
+        say(b"EV_READY")
+        if os.listdir():
+            time.sleep(1000)
+        pathlib.Path("1").touch()
+        say(b"EV_LEAVING")
+        raise SystemExit(3)
+        """,
+        until="died while it drained",
+    )
+    (told,) = [one for one in caplog.records if "died while it drained" in one.message]
+    assert told.levelname == "ERROR"
+    assert re.fullmatch(
+        r"worker 1: process \d+ died while it drained: exit status 3; its connections broke",
+        told.message,
+    )
+    assert (vars(told)["worker"], vars(told)["status"]) == (1, 3)
+    assert "has left" not in caplog.text
+
+
+@pytest.mark.parametrize("drains", [False, True])
+def test_one_that_fails_after_its_start(
+    drains: bool, run_parent: RunParent, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it says of that is told, whatever it was doing."""
+    run_parent(
+        f"""
+        say(b"EV_READY")
+        if {drains}:
+            say(b"EV_LEAVING")
+        reason = b'"reason":"it failed\\\\nTraceback"'
+        channel.sendall(b'{{"type":"EV_CANNOT_START",%s,"status":1}}\\n' % reason)
+        raise SystemExit(1)
+        """,
+        until="exit status 1",
+    )
+    if drains:
+        assert "fails while it drains: it failed\nTraceback" in caplog.text
+        assert "died while it drained: exit status 1; its connections broke" in caplog.text
+    else:
+        assert "worker 1 died: exit status 1: it failed; the next one starts in" in caplog.text
+        assert caplog.text.count("Traceback") == 1
+    assert "does not accept" not in caplog.text
+
+
+def test_one_that_does_not_end_is_killed_and_told_of_once(
+    run_parent: RunParent, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ginsfsm.c_worker.TOO_LONG", 0.05)
+    run_parent(
+        """
+        say(b"EV_READY")
+        if not os.listdir():
+            pathlib.Path("1").touch()
+            say(b"EV_LEAVING")
+        time.sleep(1000)
+        """,
+        until="worker 1 has left",
+        drain_timeout=0,
+    )
+    (told,) = [one.message for one in caplog.records if one.levelname == "ERROR"]
+    assert re.fullmatch(r"worker 1: process \d+ does not end; killing it", told)
 
 
 def test_no_descriptor_for_the_channel(

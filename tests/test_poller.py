@@ -48,9 +48,11 @@ def sockets() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
 
 
 @asynccontextmanager
-async def polling(kind: str) -> AsyncIterator[Poller]:
+async def polling(kind: str, *, measured: bool = False) -> AsyncIterator[Poller]:
     """The poller of a gaplic that runs."""
     async with GAplic("app", {"app": {"poller": kind}}) as app:
+        if measured:
+            app.measure_turns()
         yield app.poller
 
 
@@ -281,11 +283,12 @@ def test_input_that_came_before_a_reset_is_read_and_then_the_reset(
     run_async(main())
 
 
+@pytest.mark.parametrize("measured", [False, True])
 def test_a_handler_that_raises_is_told_and_does_not_rob_the_others(
-    run_async: RunAsync, poller_kind: str, sockets: Any
+    run_async: RunAsync, poller_kind: str, sockets: Any, measured: bool
 ) -> None:
     async def main() -> None:
-        async with polling(poller_kind) as poller:
+        async with polling(poller_kind, measured=measured) as poller:
 
             def fail(reader: Reader) -> None:
                 raise ValueError("in the handler")
@@ -327,17 +330,19 @@ def test_a_batch_is_bounded(
 # What waits for the end of the batch
 
 
+@pytest.mark.parametrize("measured", [False, True])
 def test_a_deferred_call_comes_at_the_end_of_the_batch(
-    run_async: RunAsync, poller_kind: str, sockets: Any
+    run_async: RunAsync, poller_kind: str, sockets: Any, measured: bool
 ) -> None:
     async def main() -> None:
-        async with polling(poller_kind) as poller:
+        async with polling(poller_kind, measured=measured) as poller:
             told: list[str] = []
             done = asyncio.Event()
 
             def then(reader: Reader) -> None:
                 poller.unregister(reader.sock.fileno())
                 told.append("handler")
+                assert poller.in_batch
                 poller.defer(lambda: told.append("deferred"))
                 told.append("handler goes on")
                 if not len(poller):

@@ -146,6 +146,64 @@ class TestSigusr2:
             assert crew.serving(2) == before
             wait_until(lambda: crew.processes() == before, "that nothing is left of the new one")
 
+    def test_a_roll_that_is_asked_for_meanwhile(self, tmp_path: Path) -> None:
+        """It comes after, once, where the new parent cannot start."""
+        with Crew(tmp_path, workers=1) as crew:
+            crew.serves()
+            before = crew.processes()
+            (tmp_path / "hangs late").touch()
+            crew.signal(signal.SIGUSR2)
+            crew.says("hanging")
+            (heir,) = crew.processes() - before
+            for _ in range(2):
+                crew.signal(signal.SIGHUP)
+            crew.says("the replacing of workers waits until it is known whether the new parent")
+            crew.signal(signal.SIGUSR2)
+            crew.says("the new parent is not started: one is being started already")
+            (tmp_path / "hangs late").unlink()
+            end(heir)
+            crew.says("not upgraded: the new parent died: killed by SIGKILL")
+            crew.says("replacing 1 worker")
+            crew.says("1 worker serves$")
+            assert crew.greeting() not in before
+            crew.signal(signal.SIGTERM)
+            assert crew.ends() == 0
+            assert len(crew.said("INFO replacing 1 worker")) == 1
+
+    def test_what_is_asked_of_one_that_ends(self, tmp_path: Path) -> None:
+        with Crew(tmp_path, workers=1) as crew:
+            crew.serves()
+            with crew.connect():
+                crew.signal(signal.SIGTERM)
+                crew.says("draining 2 servers with 1 connection")
+                crew.signal(signal.SIGHUP)
+                crew.says("the replacing of workers is not started: this parent is ending")
+                crew.signal(signal.SIGUSR2)
+                crew.says("the new parent is not started: this parent is ending")
+            assert crew.ends() == 0
+
+    def test_with_the_socket_of_a_service_manager(self, tmp_path: Path) -> None:
+        """The new parent has it of the old one, and the service manager keeps it."""
+        with ExitStack() as stack:
+            manager = Manager(tmp_path, stack, workers=1)
+            crew = manager.start()
+            before = {crew.greeting()}
+            crew.says("worker serves$")
+            with crew.connect() as client:
+                crew.signal(signal.SIGUSR2)
+                heir = int(crew.says(r"process (\d+) takes over").group(1))
+                stack.callback(end, heir)
+                wait_until(lambda: crew.greeting() not in before, "that the new one serves")
+                client.say(b"still there?")
+                assert client.hear() == b"still there?"
+            assert crew.process.wait(30) == 0
+            assert crew.greeting() in children(heir)
+            os.kill(heir, signal.SIGTERM)
+            wait_until(lambda: not is_alive(heir), "that the heir has ended")
+            with crew.waiting() as waiting:
+                manager.start()
+                assert waiting.greeted() not in before
+
     def test_the_page_of_metrics_is_handed_over_too(self, tmp_path: Path) -> None:
         with free_port() as port, Crew(tmp_path, "--metrics", f"127.0.0.1:{port}") as crew:
             crew.serves()

@@ -244,6 +244,7 @@ def test_what_a_worker_has_counted_outlives_it(tmp_path: Path) -> None:
         (("--metrics", "localhost:99999"), "expected HOST:PORT"),
         (("--stats", "0"), "'0': expected seconds, 0.01 or more, as in 10"),
         (("--stats", "inf"), "expected seconds"),
+        (("--stats", "nan"), "'nan': expected seconds, 0.01 or more, as in 10"),
     ],
 )
 def test_what_cannot_be_understood(tmp_path: Path, options: tuple[str, ...], said: str) -> None:

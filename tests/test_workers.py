@@ -155,6 +155,23 @@ class TestServing:
             assert crew.ends() == 0
             assert not crew.said("Traceback")
 
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+    def test_a_log_on_a_full_disk(self, tmp_path: Path) -> None:
+        """Neither the parent nor a worker can say anything; they serve, start again and end."""
+        full = ("bash", "-c", 'exec "$@" 2>/dev/full', "bash")
+        with Crew(tmp_path, before=full) as crew:
+            crew.port = int(crew.says(r"ports (\d+) \d+ of").group(1))
+            before = crew.serving(2)
+            os.kill(min(before), signal.SIGKILL)
+            wait_until(lambda: len(crew.processes() - before) == 1, "that it is started again")
+            assert max(before) in crew.serving(2)
+            crew.signal(signal.SIGHUP)
+            wait_until(lambda: not crew.processes() & before, "that the old ones have gone")
+            assert not crew.serving(2) & before
+            crew.signal(signal.SIGTERM)
+            assert crew.ends() == 0
+            assert not crew.said("workers serve")
+
     def test_the_port_of_the_metrics(self, tmp_path: Path) -> None:
         """The workers cannot have it as well."""
         with socket.socket() as sock:
@@ -349,6 +366,28 @@ class TestDeath:
             assert client.pid not in crew.serving(2)
             assert not crew.said("died")
 
+    @pytest.mark.parametrize("asked", ["itself", "by a roll", "at the end"])
+    def test_one_that_dies_while_it_drains(self, asked: str, tmp_path: Path) -> None:
+        with Crew(tmp_path, workers=1) as crew:
+            crew.serves()
+            with crew.connect() as client:
+                if asked == "itself":
+                    os.kill(client.pid, signal.SIGTERM)
+                else:
+                    crew.signal(signal.SIGHUP if asked == "by a roll" else signal.SIGTERM)
+                crew.says("draining 2 servers with 1 connection")
+                os.kill(client.pid, signal.SIGSEGV)
+                crew.says(
+                    f"ERROR worker 1: process {client.pid} died while it drained: killed by "
+                    "SIGSEGV; its connections broke$"
+                )
+                assert client.hear() == b""
+            if asked == "at the end":
+                assert crew.ends() == 0
+            else:
+                assert crew.greeting() != client.pid
+            assert not crew.said("worker 1 has left")
+
 
 class TestStart:
     """What cannot start, and says so."""
@@ -375,6 +414,22 @@ class TestStart:
                 "ValueError: the target is broken"
             )
             assert not crew.said("starts in")
+            # Its frames too; and all of it once, not by the parent and by each worker.
+            assert crew.said('  File ".*target.py", line .*, in start_up')
+            assert len(crew.said("the target is broken$")) == 2
+            assert len(crew.said("in start_up")) == 1
+
+    def test_the_same_fault_again_is_told_in_short(self, tmp_path: Path) -> None:
+        with Crew(tmp_path) as crew:
+            crew.serves()
+            (tmp_path / "broken").touch()
+            os.kill(min(crew.processes()), signal.SIGKILL)
+            for _ in range(2):
+                crew.says("worker . died at its start: exit status 1: .*: the target is broken; ")
+            crew.signal(signal.SIGHUP)
+            crew.says("not replaced: .*: the target is broken; 2 workers from before serve on")
+            wait_until(lambda: len(crew.said("in start_up")) == 2, "that it is told in full again")
+            assert len(crew.said("died at its start")) >= 3
 
     def test_a_port_that_is_taken(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -531,7 +586,29 @@ class TestRoll:
             crew.says("2 workers serve$")
             crew.signal(signal.SIGTERM)
             assert crew.ends() == 0
-            assert len(crew.said("replacing")) == 2
+            assert len(crew.said("INFO replacing")) == 2
+            assert len(crew.said("the replacing of workers waits until the replacing that")) == 1
+
+    def test_an_upgrade_that_is_asked_for_while_it_rolls(self, tmp_path: Path) -> None:
+        """It comes after, once, though it was asked for twice."""
+        with Crew(tmp_path, workers=1) as crew:
+            crew.serves()
+            before = crew.processes()
+            (tmp_path / "hangs late").touch()
+            crew.signal(signal.SIGHUP)
+            crew.says("hanging")
+            for _ in range(2):
+                crew.signal(signal.SIGUSR2)
+            crew.says("the new parent waits until the replacing that goes on has ended")
+            # The new worker cannot start; and so it is with the new parent, which is tried now.
+            (tmp_path / "broken").touch()
+            os.kill(*crew.processes() - before, signal.SIGKILL)
+            crew.says("not replaced: the new worker died at its start: killed by SIGKILL")
+            crew.says("starting a new parent")
+            crew.says("not upgraded: the new parent died: exit status 1")
+            crew.greeting()
+            assert len(crew.said("the new parent waits")) == 1
+            assert len(crew.said("starting a new parent")) == 1
 
     @pytest.mark.alone
     def test_nobody_is_refused_and_no_byte_is_lost(self, tmp_path: Path) -> None:

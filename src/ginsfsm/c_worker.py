@@ -112,7 +112,7 @@ class Worker(GObj):
         self._process: Process | None = None
         self._channel: Channel | None = None
         self._ready_at: float | None = None
-        self._why = ""
+        self._why, self._details = "", ""
         self._refused: int | None = None
         self._timer = self.create_gobj("timer", GTimer, self)
 
@@ -144,7 +144,7 @@ class Worker(GObj):
     def launch(self) -> None:
         self.listens_at = set()
         self._ready_at = None
-        self._why = ""
+        self._why, self._details = "", ""
         self._refused = None
         with ExitStack() as opened:
             try:
@@ -172,7 +172,10 @@ class Worker(GObj):
         if self._channel is not None:
             self._channel.finish()
             self._channel = None
-        self.gaplic.deliver_contained(self, EV_PROCESS_ENDED(status).sent_by(self))
+        # Both of this process: after ST_DRAINING the next one has been launched before the action.
+        killed = self._process is not None and self._process.killed
+        ended = EV_PROCESS_ENDED(status, self.pid, killed)
+        self.gaplic.deliver_contained(self, ended.sent_by(self))
 
     def _kill(self, why: str) -> None:
         logger.error(
@@ -212,8 +215,9 @@ class Worker(GObj):
         self._tell(EV_WORKER_READY())
 
     def ac_note_why(self, event: EV_CANNOT_START) -> None:
-        self._why = event.reason
-        self._refused = event.status
+        self._why, _, self._details = event.reason.partition("\n")
+        if self._ready_at is None:
+            self._refused = event.status
 
     def ac_too_slow(self) -> None:
         self._kill(f"was not ready after {self.config.start_timeout:g} s (--start-timeout)")
@@ -267,14 +271,16 @@ class Worker(GObj):
             self.false_starts += 1
         why = f"{_end(event.status)}: {self._why}" if self._why else _end_unasked(event.status)
         self.send_event(self._timer, EV_SET_TIMER(delay))
-        self._tell(EV_WORKER_DIED(why, delay, self._ready_at is None, self._refused))
+        at_start = self._ready_at is None
+        self._tell(EV_WORKER_DIED(why, delay, at_start, self._refused, self._details))
 
     def expect_end(self) -> None:
         self.send_event(self._timer, EV_SET_TIMER(self.config.drain_timeout + TOO_LONG))
 
-    def ac_drained_itself(self, _event: EV_PROCESS_ENDED) -> None:
+    def ac_drained_itself(self, event: EV_PROCESS_ENDED) -> None:
         """The state has launched the next already."""
         self.failures = 0
+        self._tell_end_of_drain(event)
 
     def ac_leave(self, event: EV_LEAVE) -> None:
         if self._channel is not None:
@@ -289,9 +295,30 @@ class Worker(GObj):
     def ac_ends_never(self, _event: EV_TIMEOUT) -> None:
         self._kill("does not end")
 
-    def ac_left(self, _event: EV_PROCESS_ENDED) -> None:
+    def ac_tell_why(self, event: EV_CANNOT_START) -> None:
+        logger.error(
+            "%s: process %d fails while it drains: %s", self.title, self.pid, event.reason,
+            extra=about(self, worker=self.config.slot, worker_pid=self.pid, status=event.status),
+        )  # fmt: skip
+
+    def ac_left(self, event: EV_PROCESS_ENDED) -> None:
         self._process = None
+        self._tell_end_of_drain(event)
         self._tell(EV_WORKER_ENDED())
+
+    def _tell_end_of_drain(self, event: EV_PROCESS_ENDED) -> None:
+        slot, pid, status = self.config.slot, event.pid, event.status
+        if status and not event.killed:
+            logger.error(
+                "%s: process %d died while it drained: %s; its connections broke",
+                self.title, pid, _end_unasked(status),
+                extra=about(self, worker=slot, worker_pid=pid, status=status),
+            )  # fmt: skip
+        else:
+            logger.info(
+                "%s has left", self.title,
+                extra=about(self, worker=slot, worker_pid=pid, status=status),
+            )  # fmt: skip
 
     def ac_gone_already(self, _event: EV_LEAVE) -> None:
         self._tell(EV_WORKER_ENDED())
@@ -314,6 +341,7 @@ class Worker(GObj):
         "ST_READY": [
             enter(expect_life),
             on(EV_ALIVE,          ac_alive),
+            on(EV_CANNOT_START,   ac_note_why),
             on(EV_TIMEOUT,        None,              "ST_SILENT"),
             on(EV_CHANNEL_ENDED,  None,              "ST_SILENT"),
             on(EV_PROCESS_ENDED,  ac_died,           "ST_BACKOFF"),
@@ -327,6 +355,7 @@ class Worker(GObj):
         ],
         "ST_SILENT": [
             on(EV_ALIVE,          None,              "ST_READY"),
+            on(EV_CANNOT_START,   ac_note_why),
             after(MORE,           ac_stuck,          "ST_KILLED"),
             on(EV_CHANNEL_ENDED,  None),
             on(EV_PROCESS_ENDED,  ac_died,           "ST_BACKOFF"),
@@ -357,6 +386,7 @@ class Worker(GObj):
             enter(expect_end),
             on(EV_PROCESS_ENDED,  ac_drained_itself, "ST_STARTING"),
             on(EV_TIMEOUT,        ac_ends_never),
+            on(EV_CANNOT_START,   ac_tell_why),
             on(EV_LEAVE,          ac_leave,          "ST_LEAVING"),
             on(EV_ALIVE,          None),
             on(EV_CHANNEL_ENDED,  None),
@@ -368,9 +398,9 @@ class Worker(GObj):
         "ST_LEAVING": [
             on(EV_PROCESS_ENDED,  ac_left,           "ST_ENDED"),
             on(EV_TIMEOUT,        ac_ends_never),
+            on(EV_CANNOT_START,   ac_tell_why),
             on(EV_LEAVE,          ac_leave),
             on(EV_READY,          None),
-            on(EV_CANNOT_START,   None),
             on(EV_ALIVE,          None),
             on(EV_LEAVING,        None),
             on(EV_CHANNEL_ENDED,  None),

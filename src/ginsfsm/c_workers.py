@@ -18,6 +18,8 @@ the roll is broken off, and those that have not been replaced serve on.
 ST_UPGRADING. A new parent has been started (`EV_UPGRADE`), which gets our sockets and starts
 workers of its own. When these serve, ours leave, and then we stop; if it cannot start, we serve on.
 
+A roll or an upgrade that is asked for while another goes on waits for its end, once.
+
 ST_DRAINING. All are to leave (`EV_TERMINATE`). The parent closes its own sockets first;
 whoever still waits in the queue is taken by the workers. It stops when the last of them has ended.
 
@@ -68,6 +70,9 @@ logger: Final = logging.getLogger("ginsfsm")
 GIVE_UP: Final = 4
 """Deaths at the start in succession, in one place of the crew; 7 seconds with the default waits."""
 
+MOST_FAULTS: Final = 100
+"""Different faults whose details are remembered as told, so that memory does not grow with them."""
+
 
 class Workers(GObj):
     """Keeps a crew of worker processes.
@@ -106,8 +111,8 @@ class Workers(GObj):
         self._successor: Worker | None = None
         self._predecessor: Origin | None = None
         self._to_roll: list[int] = []
-        self._roll_again = False
-        self._told_to_wait: set[type[Event]] = set()
+        self._waiting: set[type[Event]] = set()
+        self._told: set[str] = set()
         self._beat: TimerHandle | None = None
         for slot in range(1, self.config.count + 1):
             self._crew[slot] = self._make(slot)
@@ -160,7 +165,12 @@ class Workers(GObj):
             return self._places.find(key)
         if key in self._own:
             raise in_use(event.place, "the parent itself (--metrics)")
+        is_new = key not in self._places
         listening = self._places.listen(key)
+        if is_new:
+            logger.info(
+                "%s listens at %s", event.path, listening.addresses, extra=about(path=event.path)
+            )
         cast(Worker, event.source).listens_at.add(key)
         return listening
 
@@ -191,12 +201,21 @@ class Workers(GObj):
         worker = cast(Worker, event.source)
         self.totals.ended(worker.name)
         logger.error(
-            "worker %d died%s: %s; the next one starts %s",
+            "worker %d died%s: %s; the next one starts %s%s",
             worker.config.slot, " at its start" if event.at_start else "", event.why,
-            f"in {event.delay:g} s" if event.delay else "now",
+            f"in {event.delay:g} s" if event.delay else "now", self._details_of(event),
             extra=_about(worker, seconds=event.delay),
         )  # fmt: skip
         self.service.status(self._status()[0])
+
+    def _details_of(self, event: EV_WORKER_DIED) -> str:
+        """The traceback, say; nothing where another one has told the same, or this one before."""
+        if not event.details or event.details in self._told:
+            return ""
+        if len(self._told) >= MOST_FAULTS:
+            self._told.clear()
+        self._told.add(event.details)
+        return f"\n{event.details}"
 
     def ac_tell_return(self, _event: EV_WORKER_READY) -> None:
         self.service.status(self._status()[0])
@@ -204,7 +223,6 @@ class Workers(GObj):
     def ac_forget(self, event: EV_WORKER_ENDED) -> None:
         worker = cast(Worker, event.source)
         self.totals.ended(worker.name)
-        logger.info("%s has left", worker.title, extra=_about(worker))
         self.destroy_gobj(worker)
 
     # -- starting and giving up --------------------------------------------------------------------
@@ -231,20 +249,23 @@ class Workers(GObj):
             self.exit_status = 1
             logger.critical(
                 "giving up: worker %d died at its start %d times in succession and no other one "
-                "serves; the last time: %s",
-                worker.config.slot, worker.false_starts, event.why,
+                "serves; the last time: %s%s",
+                worker.config.slot, worker.false_starts, event.why, self._details_of(event),
                 extra=_about(worker, count=worker.false_starts),
             )  # fmt: skip
         else:
             self.exit_status = event.refused
             logger.critical(
-                "giving up: worker %d cannot start: %s", worker.config.slot, event.why,
+                "giving up: worker %d cannot start: %s%s",
+                worker.config.slot, event.why, self._details_of(event),
                 extra=_about(worker, status=event.refused),
             )  # fmt: skip
         self.service.stopping(0, "gave up: the workers cannot start")
         self.gaplic.stop()
 
     def ac_all_serve(self, _event: EV_WORKER_READY) -> None:
+        if not any(one.listens_at for one in self._crew.values()):
+            logger.info("nothing listens yet: no worker has a GServerSock", extra=about(self))
         self._tell_running()
         if self._predecessor is not None:
             self._predecessor.take_over()
@@ -260,15 +281,34 @@ class Workers(GObj):
         return f"{of}{counted(count, 'worker')} serve{'s' if count == 1 else ''}", serving
 
     def request(self, event: EV_ROLL | EV_UPGRADE) -> None:
-        """Send ourselves what a signal asked for; say so where it waits for the first crew."""
-        if self.state == "ST_STARTING" and type(event) not in self._told_to_wait:
-            self._told_to_wait.add(type(event))
+        """Send ourselves what a signal asked for; say what becomes of it where that is not now.
+
+        What waits is done once, however often it was asked for meanwhile.
+        """
+        if type(event) in self._waiting:
+            return
+        what = "the new parent" if isinstance(event, EV_UPGRADE) else "the replacing of workers"
+        is_starting_parent = self.state == "ST_UPGRADING"
+        if self.state == "ST_STARTING":
+            self._waiting.add(type(event))
             late = [one.config.slot for one in self._crew.values() if not one.serves]
             logger.warning(
                 "%s waits until every worker has been ready; worker %s has not",
-                "the new parent" if isinstance(event, EV_UPGRADE) else "the replacing of workers",
-                ", ".join(map(str, late)),
-                extra=about(self, count=len(late)),
+                what, ", ".join(map(str, late)), extra=about(self, count=len(late)),
+            )  # fmt: skip
+        elif self.state == "ST_ROLLING" or (is_starting_parent and isinstance(event, EV_ROLL)):
+            self._waiting.add(type(event))
+            logger.info(
+                "%s waits until %s", what,
+                "it is known whether the new parent, whose workers are new, can start"
+                if is_starting_parent else "the replacing that goes on has ended",
+                extra=about(self),
+            )  # fmt: skip
+        elif self.state != "ST_RUNNING":
+            logger.warning(
+                "%s is not started: %s", what,
+                "one is being started already" if is_starting_parent else "this parent is ending",
+                extra=about(self),
             )  # fmt: skip
         self.send_event(self, event)
 
@@ -277,13 +317,11 @@ class Workers(GObj):
     def ac_roll(self, _event: EV_ROLL) -> None:
         logger.info("replacing %s", counted(len(self._crew), "worker"), extra=about(self))
         self.service.reloading()
-        self._roll_again = False
+        # What changes from now on is for the next one.
+        self._waiting.discard(EV_ROLL)
+        self._told.clear()
         self._to_roll = list(self._crew)
         self._start_successor()
-
-    def ac_roll_again(self, _event: EV_ROLL) -> None:
-        """What has changed since this roll began is for the next one."""
-        self._roll_again = True
 
     def _start_successor(self) -> None:
         self._successor = self._make(self._to_roll.pop(0))
@@ -307,8 +345,6 @@ class Workers(GObj):
             used = {key for one in self._crew.values() for key in one.listens_at}
             self._places.keep_only(used | self._own)
         self._tell_running()
-        if self._roll_again:
-            self.post_event(self, EV_ROLL())
 
     def _take_successor(self, event: EV_WORKER_READY) -> None:
         worker = cast(Worker, event.source)
@@ -321,20 +357,19 @@ class Workers(GObj):
         self.totals.ended(worker.name)
         self._successor = None
         logger.error(
-            "not replaced: the new worker died at its start: %s; %s from before serve on",
-            event.why, counted(len(self._to_roll) + 1, "worker"),
+            "not replaced: the new worker died at its start: %s; %s from before serve on%s",
+            event.why, counted(len(self._to_roll) + 1, "worker"), self._details_of(event),
             extra=_about(worker, count=len(self._to_roll) + 1),
         )  # fmt: skip
         self.destroy_gobj(worker)
         self._tell_running()
-        if self._roll_again:
-            self.post_event(self, EV_ROLL())
 
     # -- handing over ------------------------------------------------------------------------------
 
     def ac_upgrade(self, _event: EV_UPGRADE) -> None:
         config = self.config
         logger.info("starting a new parent", extra=about(self))
+        self._waiting.discard(EV_UPGRADE)
         self._successor = self.create_gobj(
             None, Worker, self,
             command=config.command, environment=config.heir_environment, variable=HEIR,
@@ -345,6 +380,7 @@ class Workers(GObj):
     def ac_hand_over(self, event: EV_WORKER_READY) -> None:
         heir = cast(Worker, event.source)
         self._successor = None
+        self._waiting.clear()
         logger.info(
             "process %d takes over; draining %s", heir.pid, counted(len(self._crew), "worker"),
             extra=_about(heir),
@@ -371,6 +407,7 @@ class Workers(GObj):
 
     def ac_terminate(self, event: EV_TERMINATE) -> None:
         self._successor = None
+        self._waiting.clear()
         workers = self._workers()
         logger.info(
             "draining %s for at most %g s; a second SIGTERM ends at once",
@@ -427,7 +464,7 @@ class Workers(GObj):
             on(EV_WORKER_DIED,    ac_tell_death),
             on(EV_WORKER_ENDED,   ac_forget),
             on(EV_WANT_TO_LISTEN, ac_open),
-            on(EV_ROLL,           ac_roll_again),
+            on(EV_ROLL,           POSTPONE),
             on(EV_UPGRADE,        POSTPONE),
             on(EV_TERMINATE,      ac_terminate,    "ST_DRAINING"),
             on(EV_ASK_STATS,      ac_ask_stats),

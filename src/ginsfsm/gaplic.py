@@ -39,7 +39,7 @@ from ginsfsm.logs.fields import about
 from ginsfsm.net.listening import Listening
 from ginsfsm.net.place import Place, open_place
 from ginsfsm.poller import EpollPoller, LoopPoller, Poller
-from ginsfsm.settings import Settings
+from ginsfsm.settings import Settings, names_to_offer
 from ginsfsm.smachine import After
 from ginsfsm.stats import GaplicStats
 from ginsfsm.task import Task, check_done
@@ -52,7 +52,11 @@ _STOP_SIGNALS: Final = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
 class _StateTimeout:
-    """What the clock calls when a gobj was long enough in a state."""
+    """What the clock calls when a gobj was long enough in a state.
+
+    An object of two words: there is one for each gobj in such a state, and a `partial` or a closure
+    would be nearly three times as large.
+    """
 
     __slots__ = ("gobj", "run")
 
@@ -71,7 +75,7 @@ class GAplic(GObj):
         name: its name, the first word of every path.
         settings: values for parameters, which win over those that the code gives:
             `{"echo": {"port": 7001}}` or `{"echo.port": 7001}`, or the path of a TOML file with a
-            table for each name. A name is a gobj's or a gclass's.
+            table for each name. A name is a gobj's or a gclass's, or the path of a gobj.
         clock: the source of time and timers; the loop's where none is given.
 
     Attributes:
@@ -289,10 +293,7 @@ class GAplic(GObj):
                 f"the gaplic {self.name} was made in process {self._pid} and cannot run in its "
                 f"fork {os.getpid()}; make it after the fork, or start processes by exec"
             )
-        self._settings.check(
-            {gobj.name for gobj in self.walk()},
-            {name: [one.config for one in found] for name, found in _gclasses.items()},
-        )
+        self.check_settings()
         self._loop = loop
         self._thread = threading.get_ident()
         self._clock.start(loop)
@@ -549,7 +550,11 @@ class GAplic(GObj):
 
     def _fast_time(self, loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
         """What tells the time of this gaplic, with as few calls as can be."""
-        return loop.time if isinstance(self._clock, LoopClock) else self._clock.time
+        if not isinstance(self._clock, LoopClock):
+            return self._clock.time
+        # That of asyncio is a call of this one, and no more.
+        is_plain = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
+        return time.monotonic if is_plain else loop.time
 
     # -- the edges of the loop ---------------------------------------------------------------------
 
@@ -639,7 +644,9 @@ class GAplic(GObj):
 
     def _turned(self, start: float) -> None:
         """What began at that moment of `time.monotonic` held the loop until now."""
-        self._longest_turn = max(self._longest_turn or 0.0, time.monotonic() - start)
+        took = time.monotonic() - start
+        if took > (self._longest_turn or 0.0):
+            self._longest_turn = took
 
     def observe(self, observer: Observer | None) -> None:
         """Tell an observer everything that happens from now on; None tells nobody.
@@ -705,8 +712,28 @@ class GAplic(GObj):
         self, gclass: type[GObj], name: str, path: str, given: Mapping[str, object]
     ) -> Config:
         """The parameters of a gobj that is being made, with the settings that match it."""
-        sources = [("", given), *self._settings.matching(gclass.__name__, name)]
+        sources = [("", given), *self._settings.matching(gclass.__name__, name, path)]
         return gclass.config._build(f"{path} ({gclass.__name__})", *sources)
+
+    def check_settings(self) -> None:
+        """See that every setting matches a gobj or a gclass; `start` and `serve` do it first.
+
+        Raises:
+            GConfigError: for each that matches nothing, and each value that does not fit.
+        """
+        if self._settings:
+            self._settings.check(
+                {name for gobj in self.walk() for name in (gobj.name, gobj.path)},
+                {name: [one.config for one in found] for name, found in _gclasses.items()},
+                names_to_offer(self, _gclasses),
+            )
+
+    def misspelt_settings(self) -> list[str]:
+        """Settings that have matched nothing so far and look like a typo, a sentence each.
+
+        For whoever tells that a gobj could not be made, and wants to tell every fault at once.
+        """
+        return self._settings.misspelt({*_gclasses, *names_to_offer(self, _gclasses)})
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

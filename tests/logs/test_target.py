@@ -13,10 +13,10 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pytest
 
@@ -60,6 +60,36 @@ def test_a_line_is_one_write_and_nothing_waits(tmp_path: Path, told: list[str]) 
         assert (tmp_path / "log").read_text() == "first é \\udcff\n"
         logger.info("second")
         assert (tmp_path / "log").read_text().endswith("\nsecond\n")
+        assert (target.lost, told) == (0, [])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_long_record_is_one_write(
+    kind: str, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trees of workers come at the same time, and are longer than a pipe takes for sure."""
+    with ExitStack() as stack:
+        if kind == "pipe":
+            reading, writing = os.pipe()
+            stack.callback(os.close, reading)
+            stream = stack.enter_context(os.fdopen(writing, "w"))
+        else:
+            ours, theirs = socket.socketpair()
+            reading = stack.enter_context(theirs).fileno()
+            stream = stack.enter_context(stack.enter_context(ours).makefile("w"))
+            monkeypatch.setattr(stream, "fileno", ours.fileno, raising=False)
+        logger, target = stack.enter_context(logging_to(stream, told.append))
+        pieces: list[int] = []
+        write_some = target._write_some
+
+        def count(data: memoryview, end: float) -> int:
+            pieces.append(write_some(data, end))
+            return pieces[-1]
+
+        monkeypatch.setattr(target, "_write_some", count)
+        logger.info("x" * 15_000)
+        assert pieces == [15_001]
+        assert os.read(reading, 1 << 16) == b"x" * 15_000 + b"\n"
         assert (target.lost, told) == (0, [])
 
 
@@ -249,3 +279,10 @@ def test_the_handler_of_the_command_for_a_program_of_ones_own() -> None:
     assert '"held_back": 1' in last
     with pytest.raises(ValueError, match="form='xml': expected one of text, json"):
         log_handler("xml")
+
+
+@pytest.mark.parametrize("wrong", ["5", -1, 1.5, None, True])
+def test_a_limit_that_is_no_number_of_records(wrong: Any) -> None:
+    sentence = f"limit={wrong!r}: expected a whole number of records a minute; 0 is no limit"
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        log_handler("json", limit=wrong)

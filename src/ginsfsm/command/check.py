@@ -4,12 +4,12 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ginsfsm.check.collect import Collection
-from ginsfsm.check.finding import SMELLS
+from ginsfsm.check.finding import SMELLS, Finding
 from ginsfsm.check.judge import findings_of
 from ginsfsm.check.place import PLACE_FORM, PlaceError, place_of
 from ginsfsm.check.report import FORMATS, report
 from ginsfsm.command.output import importing, print_out, tell_of_threads
-from ginsfsm.command.report import DONE, FAILED, MISUSED, MisuseError, say
+from ginsfsm.command.report import DONE, FAILED, MISUSED, say
 from ginsfsm.net.words import counted
 
 if TYPE_CHECKING:
@@ -51,23 +51,30 @@ def add_check(commands: "Commands") -> None:
 
 def _check(options: argparse.Namespace) -> int:
     collection = Collection()
-    try:
-        with importing():
-            for place in [place_of(text) for text in options.targets]:
-                collection.add(place)
-    except PlaceError as error:
-        raise MisuseError(str(error)) from error
+    unknown: list[str] = []
+    with importing():
+        for text in options.targets:
+            try:
+                collection.add(place_of(text))
+            except PlaceError as error:
+                unknown.append(str(error))
+    for sentence in unknown:
+        say(sentence)
     findings = findings_of(collection, options.ignore)
-    told = report(findings, options.format, len(collection.gclasses))
+    # A person reads of these on stderr; a program reads stdout only.
+    of_targets = [Finding("", 0, "target", "", sentence) for sentence in unknown]
+    shown = findings if options.format == "text" else [*of_targets, *findings]
+    told = report(shown, options.format, len(collection.gclasses))
     try:
         if told:
             print_out(f"{told}\n")
     except OSError as error:
         say(f"cannot write to stdout: {error.strerror or error}")
         return FAILED
-    checked = counted(len(collection.gclasses), "gclass", "gclasses")
-    say(f"{counted(len(findings), 'finding')}; {checked} without a fault")
+    if len(unknown) < len(options.targets):
+        checked = counted(len(collection.gclasses), "gclass", "gclasses")
+        say(f"{counted(len(findings), 'finding')}; {checked} without a fault")
     tell_of_threads()
-    if any(one.code == "import" for one in findings):
+    if unknown or any(one.code == "import" for one in findings):
         return MISUSED
     return FAILED if findings else DONE

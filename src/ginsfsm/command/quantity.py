@@ -7,7 +7,7 @@ __all__ = ["interval", "seconds", "whole_number"]
 
 
 def seconds(text: str) -> float:
-    """Any finite time.
+    """A finite time, 0 or more.
 
     Raises:
         argparse.ArgumentTypeError: it is none.

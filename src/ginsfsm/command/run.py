@@ -22,6 +22,8 @@ from ginsfsm import logs
 from ginsfsm.announcer import EV_RELOADED, EV_RELOADING, EV_STOPPING, Announcer
 from ginsfsm.c_srv_sock import EV_RELOAD_TLS, GServerSock
 from ginsfsm.c_supervised import Supervised
+from ginsfsm.command.lateness import watch_loop
+from ginsfsm.command.listening import tell_servers
 from ginsfsm.command.parent import add_options, run_workers
 from ginsfsm.command.quantity import seconds, whole_number
 from ginsfsm.command.report import DONE, FAILED, MISUSED, MisuseError, say, told_of
@@ -31,12 +33,13 @@ from ginsfsm.command.watching import DUMP, add_watch_options, watch, watch_tree
 from ginsfsm.errors import GConfigError, GinsfsmError, MachineError
 from ginsfsm.gaplic import GAplic
 from ginsfsm.gconfig import Text
+from ginsfsm.gobj import GObj
 from ginsfsm.logs.fields import about
 from ginsfsm.net.addresses import ListenError
 from ginsfsm.net.words import counted
 from ginsfsm.service_manager import ServiceManager
 from ginsfsm.settings import load_settings
-from ginsfsm.shutdown import Shutdown
+from ginsfsm.shutdown import Shutdown, servers_to_drain
 from ginsfsm.workers.events import EV_TERMINATE
 from ginsfsm.workers.origin import Origin
 
@@ -139,13 +142,17 @@ def _start(options: argparse.Namespace) -> int:
             _on_signals(_nothing_to_see, *DUMP),
             _on_signals(_nothing_to_hand_over, *_HAND_OVER),
         ):
+            if not options.target.name:
+                # Says so; else each worker would.
+                load_gclass(options.target)
             if options.workers is not None and origin is None:
                 return run_workers(options, _stop_without_terminal)
             return _run(options, origin)
     except (MisuseError, MachineError) as error:
-        if origin is not None:
-            origin.cannot_start(str(error).partition("\n")[0], MISUSED)
-        raise
+        if origin is None:
+            raise
+        origin.cannot_start(str(error), MISUSED)
+        return MISUSED
     except KeyboardInterrupt:
         logger.info("stopped by a signal before the start", extra=about())
         return DONE
@@ -172,7 +179,7 @@ def _run(options: argparse.Namespace, origin: Origin | None) -> int:
         keep_reserve(app)
         if origin is not None:
             app.listen = origin.listen  # type: ignore[method-assign]
-        gobj = app.create_gobj(name, gclass, app)
+        gobj = _make(app, name, gclass)
         path = gobj.path
         for number in _RELOAD:
             app.on_signal(number, partial(_reload, app))
@@ -182,6 +189,9 @@ def _run(options: argparse.Namespace, origin: Origin | None) -> int:
             watch_tree(app)
             if options.stats is not None or options.metrics is not None:
                 app.measure_turns()
+        # Before it says that it starts, and before the channel to a parent belongs to the tree.
+        app.check_settings()
+        watch_loop(app)
         app.on_terminate(_who_speaks(app, origin, options.drain_timeout))
         # Whoever reads that it starts may stop it at once, before the gaplic minds the signals
         # itself. To interrupt a loop that is being set up would leave its pieces lying about.
@@ -194,6 +204,9 @@ def _run(options: argparse.Namespace, origin: Origin | None) -> int:
                 "%s starts (%s); Ctrl-C or SIGTERM stops it", path, options.target,
                 extra=about(gobj, target=str(options.target)),
             )  # fmt: skip
+            if origin is None:
+                # Of workers the parent tells it, once.
+                tell_servers(app)
             app.start()
         logger.info("%s has stopped", path, extra=about(path=path))
     except MisuseError:
@@ -209,14 +222,25 @@ def _run(options: argparse.Namespace, origin: Origin | None) -> int:
     return DONE
 
 
+def _make(app: GAplic, name: str, gclass: type[GObj]) -> GObj:
+    try:
+        return app.create_gobj(name, gclass, app)
+    except GConfigError as error:
+        # All that is wrong with the settings at once; what is below it cannot be known yet.
+        misspelt = app.misspelt_settings()
+        if not misspelt:
+            raise
+        raise GConfigError("\n  ".join([str(error), *misspelt])) from error
+
+
 def _failed(why: str, origin: Origin | None) -> int:
-    if logs.are_json():
+    if origin is not None:
+        # The parent tells it, once for all workers.
+        origin.cannot_start(why, FAILED)
+    elif logs.are_json():
         logger.critical("%s", why, extra=about())
     else:
         say(why)
-    if origin is not None:
-        # The rest stands above it in the log already.
-        origin.cannot_start(why.partition("\n")[0], FAILED)
     return FAILED
 
 
@@ -234,7 +258,7 @@ def _who_speaks(app: GAplic, origin: Origin | None, timeout: float) -> Callable[
 def _drain(app: GAplic, announcer: Announcer, timeout: float) -> None:
     """Let every server of the tree end its connections, then stop."""
     app.send_event(announcer, EV_STOPPING(timeout))
-    if any(isinstance(gobj, GServerSock) for gobj in app.walk()):
+    if servers_to_drain(app):
         app.create_gobj(None, Shutdown, app, timeout=timeout)
     else:
         app.stop()

@@ -1,12 +1,13 @@
 """A target: the gclass that a command line names.
 
-It is `package.module:Class` or `file.py:Class`. As with Python itself, its imports are looked for
-first in the folder of the file, or in the current one where a module is given.
+It is `package.module:Class` or `file.py:Class`; a class in a class is `file.py:House.Door`. Where a
+module is given, it and its imports are looked for first in the current folder; where a file is, in
+its own, or in the one that its package stands in.
 """
 
 import argparse
 import importlib
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,7 @@ from ginsfsm.errors import MachineError, nearest
 from ginsfsm.folder import put_first_on_path, working_folder
 from ginsfsm.gaplic import GAplic
 from ginsfsm.gobj import GObj
-from ginsfsm.module_file import load_file
+from ginsfsm.module_file import import_file, is_dotted, named_in
 
 __all__ = ["TARGET_FORM", "Target", "is_gclass", "load_gclass", "target_of"]
 
@@ -26,7 +27,10 @@ TARGET_FORM = "package.module:Class or file.py:Class"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A gclass as the command line names it."""
+    """A gclass as the command line names it; `name` has dots where it stands in a class.
+
+    It is empty where only a file is named; then `load_gclass` says what is in it.
+    """
 
     module: str
     name: str
@@ -36,17 +40,20 @@ class Target:
         return self.module.endswith(".py")
 
     def __str__(self) -> str:
-        return f"{self.module}:{self.name}"
+        return f"{self.module}:{self.name}" if self.name else self.module
 
 
 def target_of(text: str) -> Target:
     """Read a target, as a type of argparse: raises ArgumentTypeError where it names no class."""
     # From the right: a file on Windows has a colon of its own.
     module, colon, name = text.rpartition(":")
-    if not colon or not module or not name.isidentifier():
+    file = text.removesuffix(":")
+    if file.endswith(".py") and Path(file).is_file():
+        return Target(file, "")
+    if not colon or not module or not is_dotted(name):
         raise argparse.ArgumentTypeError(f"{text!r} names no class: expected {TARGET_FORM}")
     target = Target(module, name)
-    if not target.is_file and not all(part.isidentifier() for part in module.split(".")):
+    if not target.is_file and not is_dotted(module):
         raise argparse.ArgumentTypeError(
             f"{module!r} is neither the name of a module nor a file that ends in .py: "
             f"expected {TARGET_FORM}"
@@ -58,7 +65,8 @@ def load_gclass(target: Target) -> type[GObj]:
     """Import what a target names.
 
     Raises:
-        MisuseError: there is no such file, module or gclass, or it cannot be imported.
+        MisuseError: there is no such file, module or gclass, it cannot be imported, or the target
+            names a file alone.
         MachineError: a gclass in it has a faulty table.
     """
     try:
@@ -80,28 +88,16 @@ def _import_file(target: Target) -> ModuleType:
     file = Path(target.module)
     if not file.is_file():
         raise MisuseError(f"there is no file {target.module!r} (seen from {working_folder()})")
-    real = file.resolve()
-    put_first_on_path(str(real.parent))
-    return load_file(real, _module_name(file))
-
-
-def _module_name(file: Path) -> str:
-    """The name under which a file is loaded: its own, unless that is another module's."""
-    name = file.stem.replace(".", "_")
-    if name in sys.modules or name in sys.stdlib_module_names:
-        return f"ginsfsm_target_{name}"
-    return name
+    return import_file(file)
 
 
 def _gclass(target: Target, module: ModuleType) -> type[GObj]:
+    if not target.name:
+        raise MisuseError(f"{target} names no class: {_choice(target, module)}")
     missing = object()
-    found = getattr(module, target.name, missing)
+    found = named_in(module, target.name, missing)
     if found is missing:
-        known = [
-            name
-            for name, value in vars(module).items()
-            if is_gclass(value) and value.__module__ == module.__name__
-        ]
+        known = list(_names_of_gclasses(module, module))
         raise MisuseError(
             f"{target.module} has no gclass {target.name!r}{nearest(target.name, known)}"
         )
@@ -110,6 +106,24 @@ def _gclass(target: Target, module: ModuleType) -> type[GObj]:
             f"{target} is {_what_it_is(found)}; expected a gclass, which derives from ginsfsm.GObj"
         )
     return found
+
+
+def _choice(target: Target, module: ModuleType) -> str:
+    found = list(_names_of_gclasses(module, module))
+    if not found:
+        return f"expected {TARGET_FORM}, and there is no gclass in it"
+    return f"expected one of {', '.join(f'{target.module}:{one}' for one in found)}"
+
+
+def _names_of_gclasses(of: ModuleType | type, module: ModuleType) -> Iterator[str]:
+    """The names of the gclasses that a module, or a class in it, defines; with dots inside."""
+    for name, value in vars(of).items():
+        if not isinstance(value, type) or value.__module__ != module.__name__:
+            continue
+        if is_gclass(value):
+            yield name
+        if value.__qualname__ == (name if of is module else f"{of.__qualname__}.{name}"):
+            yield from (f"{name}.{one}" for one in _names_of_gclasses(value, module))
 
 
 def is_gclass(value: object) -> TypeGuard[type[GObj]]:

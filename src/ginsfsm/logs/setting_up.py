@@ -15,8 +15,8 @@ __all__ = ["FORMS", "LIMIT", "are_json", "log_handler", "set_up"]
 FORMS: Final = {"text": TextFormatter, "json": JsonFormatter}
 
 LIMIT: Final = 100
-"""Records of one kind a minute. A line has about 150 bytes, so a kind that comes without end makes
-20 MiB a day."""
+"""Records of one kind a minute. A line has about 150 bytes, as JSON 360, so a kind that comes
+without end makes 20 MiB a day, or 50."""
 
 
 class _Handler(LogTarget):
@@ -43,9 +43,16 @@ def log_handler(
         form: "text" or "json".
         limit: records of one kind that pass in a minute; 0 is no limit.
         stream: where to write; stderr where none is given.
+
+    Raises:
+        ValueError: there is no such form, or the limit is no whole number of 0 or more.
     """
     if form not in FORMS:
         raise ValueError(f"form={form!r}: expected one of {', '.join(FORMS)}")
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
+        raise ValueError(
+            f"limit={limit!r}: expected a whole number of records a minute; 0 is no limit"
+        )
     handler = _Handler(stream, limit)
     handler.setFormatter(FORMS[form]())
     return handler

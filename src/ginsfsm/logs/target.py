@@ -6,8 +6,9 @@ fails is told once, by syslog, because this way is shut; and when it works again
 says how many records were lost.
 
 Each line is one system call, with no buffer in between: what waits in a buffer is lost in a crash,
-and Python ends with status 120 when it cannot empty one at the end. Of a line that a full disk has
-cut the rest is not repeated; the next line begins on a line of its own.
+and Python ends with status 120 when it cannot empty one at the end. So the lines of workers that
+share a stream do not get mixed either, as long as there is room for them. Of a line that a full
+disk has cut the rest is not repeated; the next line begins on a line of its own.
 
 To write may block, where a pipe or terminal is full because nobody reads. So first we ask whether
 there is room, and wait for it 100 ms at most; then lines are lost until there is. The descriptor
@@ -172,11 +173,12 @@ class LogTarget(logging.Handler):
             # poll(2) promises room for something, not for all of it.
             sock = socket.socket(fileno=descriptor)
             try:
-                return sock.send(data[:PIECE], socket.MSG_DONTWAIT)
+                return sock.send(data, socket.MSG_DONTWAIT)
             finally:
                 # The descriptor is not ours.
                 sock.detach()
-        return os.write(descriptor, data[:PIECE])
+        # All of it where that cannot block, or the trees of several workers would get mixed.
+        return os.write(descriptor, data if self._own is not None else data[:PIECE])
 
 
 def _descriptor_of(stream: TextIO | None) -> int | None:

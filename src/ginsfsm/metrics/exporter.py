@@ -8,7 +8,7 @@ at does not notice; and its own numbers stand on the page as well.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
@@ -19,6 +19,7 @@ from ginsfsm.gconfig import param
 from ginsfsm.gobj import GObj
 from ginsfsm.metrics.families import families
 from ginsfsm.metrics.scrape import Scrape
+from ginsfsm.net.words import given
 from ginsfsm.row import on
 from ginsfsm.snapshot import Snapshot, Source, take
 
@@ -48,6 +49,19 @@ class Exporter(GObj):
         registry: Any = param(
             None, "prometheus_client registry with metrics of your own, told as well"
         )
+
+        def misfits(self) -> Iterator[str]:
+            """What is no source, or no registry."""
+            if self.source is not None and not callable(self.source):
+                yield f"source: expected a callable that gives a Snapshot, got {given(self.source)}"
+            if self.registry is not None and not callable(getattr(self.registry, "collect", None)):
+                yield (
+                    "registry: expected one of prometheus_client, such as CollectorRegistry(), got "
+                    f"{given(self.registry)}"
+                )
+
+    ends_last: ClassVar[bool] = True
+    """A program that drains (see `ginsfsm.shutdown`) serves its numbers until it ends."""
 
     server: GServerSock
 

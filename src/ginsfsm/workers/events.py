@@ -59,7 +59,10 @@ class EV_LEAVING(Message, tag=True):
 
 
 class EV_CANNOT_START(Message, tag=True):
-    """The target cannot be made. What has been said of it on stderr, and the exit status."""
+    """The target cannot be made, or has failed: why, and the exit status.
+
+    The first line of the reason is a summary; what follows, such as a traceback, is told once.
+    """
 
     reason: str
     status: int
@@ -116,6 +119,10 @@ class EV_PROCESS_ENDED(Event):
     """
 
     status: int
+    pid: int = 0
+    """Its number; 0 where none could be started."""
+    killed: bool = False
+    """We have killed it, and have said why."""
 
 
 class EV_WORKER_READY(Event):
@@ -131,6 +138,8 @@ class EV_WORKER_DIED(Event):
     """It had not been ready yet."""
     refused: int | None = None
     """Its exit status where it said itself why it cannot start."""
+    details: str = ""
+    """What it said beside that one line."""
 
 
 class EV_WORKER_ENDED(Event):

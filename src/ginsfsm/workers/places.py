@@ -75,6 +75,9 @@ class Places:
         """Close all of them. Idempotent."""
         self.keep_only(())
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._open
+
     def __len__(self) -> int:
         return len(self._open)
 

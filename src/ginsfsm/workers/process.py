@@ -54,6 +54,8 @@ class Process:
     ) -> None:
         self._owner = owner
         self._on_end = on_end
+        self.killed = False
+        """Whether `kill` has been called."""
         self._timer: TimerHandle | None = None
         self._pidfd = -1
         self._watched = False
@@ -73,6 +75,7 @@ class Process:
 
     def kill(self) -> None:
         """End it whatever it does; nothing happens where it has ended."""
+        self.killed = True
         self._popen.kill()
 
     def kill_and_forget(self) -> None:
