@@ -46,6 +46,7 @@ nitpick_ignore_regex = [
 ]
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
+fsm_link_code = True
 
 # -- docstrings ------------------------------------------------------------------------------------
 

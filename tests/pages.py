@@ -2,10 +2,46 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-__all__ = ["Page"]
+__all__ = ["Mentions", "Page"]
+
+
+_NAME = re.compile(r"(?<!\w)_?(?:EV|ST)_\w+")
+
+
+class Mentions(HTMLParser):
+    """The events and states that the pictures, the cells and the code of a page speak of."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str, str]] = []
+        """The name, where its link leads, and the words that it stands in."""
+        self._open: list[str] = []
+        self._links: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("a", "code", "pre", "svg", "td", "title"):
+            self._open.append(tag)
+        if tag == "a":
+            self._links.append(dict(attrs).get("href") or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._open:
+            assert self._open.pop() == tag
+        if tag == "a":
+            self._links.pop()
+
+    def handle_data(self, data: str) -> None:
+        # A title within a picture is what comes up over it. A block of code is nobody's mention.
+        if {"svg", "td", "code"}.isdisjoint(self._open) or {"title", "pre"} & set(self._open):
+            return
+        link = self._links[-1] if self._links else ""
+        self.found += [(name, link, data) for name in _NAME.findall(data)]
 
 
 class Page(HTMLParser):

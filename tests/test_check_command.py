@@ -317,6 +317,40 @@ class TestFiles:
         assert done.returncode == 2
         assert "doors.py:Dor is no gclass; did you mean 'Door'?" in done.stderr
 
+    def test_a_class_in_a_class(self, tmp_path: Path) -> None:
+        house = """
+            from ginsfsm import Event, GObj, on
+
+
+            class EV_KNOCK(Event):
+                pass
+
+
+            class House:
+                class Trap(GObj):
+                    machine = {
+                        "ST_SET": [on(EV_KNOCK, None, "ST_SPRUNG")],
+                        "ST_SPRUNG": [],
+                    }
+        """
+        write(tmp_path, rooms=house)
+        for target in ("rooms.py:House.Trap", "rooms:House.Trap"):
+            done = check(tmp_path, target)
+            assert done.returncode == 1, done.stderr
+            assert "no-way-out: House.Trap: " in done.stdout
+        done = check(tmp_path, "rooms.py:House.Trop")
+        assert done.returncode == 2
+        assert done.stderr == (
+            "ginsfsm: rooms.py:House.Trop is no gclass; did you mean 'House.Trap'?\n"
+        )
+
+    def test_packages_of_one_name_in_several_folders(self, tmp_path: Path) -> None:
+        write_app(tmp_path / "one", door=GOOD)
+        write_app(tmp_path / "two", gate=GOOD)
+        done = check(tmp_path, "one/app/door.py", "two/app/gate.py")
+        assert (done.returncode, done.stdout) == (0, "")
+        assert "2 gclasses" in done.stderr
+
     def test_a_folder(self, tmp_path: Path) -> None:
         write_app(tmp_path / "src", door=GOOD, trap=TRAP)
         write(tmp_path, scripts__door=GOOD)
@@ -401,7 +435,29 @@ class TestMisuse:
         write(tmp_path, empty__thing="class A(Exception): ...\n")
         done = check(tmp_path, "app", "empty")
         assert done.returncode == 2
-        assert done.stderr == ("ginsfsm: there is no gclass in empty: is it the right place?\n")
+        assert done.stderr == (
+            "ginsfsm: there is no gclass in empty: is it the right place?\n"
+            "ginsfsm: 9 findings; 2 gclasses without a fault\n"
+        )
+        assert len(done.stdout.splitlines()) == 9
+
+    @pytest.mark.parametrize(
+        "order",
+        [("app", "nofile.py", "app.door:Dor"), ("nofile.py", "app.door:Dor", "app")],
+        ids=["last", "first"],
+    )
+    def test_the_others_are_checked_all_the_same(
+        self, tmp_path: Path, order: tuple[str, ...]
+    ) -> None:
+        write_app(tmp_path, door=GOOD, trap=TRAP)
+        done = check(tmp_path, *order)
+        assert done.returncode == 2
+        assert done.stdout == f"app/trap.py:8: no-way-out: Trap: {SPRUNG}\n"
+        assert done.stderr.splitlines() == [
+            f"ginsfsm: there is no file 'nofile.py' (seen from {tmp_path})",
+            "ginsfsm: app.door:Dor is no gclass; did you mean 'Door'?",
+            "ginsfsm: 1 finding; 2 gclasses without a fault",
+        ]
 
     def test_what_cannot_be_imported_is_told_once_for_two_places(self, tmp_path: Path) -> None:
         write_app(tmp_path, broken=NOISY)
@@ -453,6 +509,34 @@ class TestFormats:
         assert done.returncode == 2
         assert done.stdout.splitlines() == [
             "::error file=app/broken.py,line=1,title=ginsfsm import::ValueError: 100%25%0Asure",
+            f"::warning file=app/trap.py,line=8,title=ginsfsm no-way-out::Trap: {SPRUNG}",
+        ]
+
+    def test_a_target_that_is_none_in_json(self, tmp_path: Path) -> None:
+        write_app(tmp_path, trap=TRAP, door=GOOD)
+        done = check(tmp_path, "nofile.py", "app", "--format", "json")
+        assert done.returncode == 2
+        found = json.loads(done.stdout)
+        assert found["gclasses"] == 2
+        assert [one["code"] for one in found["findings"]] == ["target", "no-way-out"]
+        sentence = f"there is no file 'nofile.py' (seen from {tmp_path})"
+        assert found["findings"][0] == {
+            "code": "target",
+            "severity": "error",
+            "file": "",
+            "line": 0,
+            "gclass": "",
+            "message": sentence,
+        }
+        assert done.stderr.startswith(f"ginsfsm: {sentence}\n")
+
+    def test_a_target_that_is_none_in_a_workflow(self, tmp_path: Path) -> None:
+        write_app(tmp_path, trap=TRAP, door=GOOD)
+        done = check(tmp_path, "no/where", "app", "--format", "github")
+        assert done.returncode == 2
+        sentence = f"there is no file or folder 'no/where' (seen from {tmp_path})"
+        assert done.stdout.splitlines() == [
+            f"::error title=ginsfsm target::{sentence}",
             f"::warning file=app/trap.py,line=8,title=ginsfsm no-way-out::Trap: {SPRUNG}",
         ]
 

@@ -94,6 +94,24 @@ def test_the_parameters_of_the_page_are_those_of_the_class(heading: str) -> None
         assert repr(declared[name]) == default, name
 
 
+def test_the_page_says_of_each_parameter_of_a_server_when_a_change_acts() -> None:
+    """Each once, in the table of docs/connections.md; and what can never change says so there."""
+    from ginsfsm.c_srv_sock import GServerSock
+    from ginsfsm.srv.base import FIXED
+
+    page = (ROOT / "docs" / "connections.md").read_text()
+    section = page.partition("## Who may come in\n")[2].partition("\n\n`EV_ALARM`")[0]
+    told: dict[str, str] = {}
+    for row in re.findall(r"^\| (`.*) \|$", section, re.MULTILINE):
+        cells = row.split(" | ")
+        for name in re.findall(r"`(\w+)`", cells[0]):
+            assert name not in told, f"{name} stands there twice"
+            told[name] = cells[-1]
+    writable = {name for name, one in GServerSock.config._params.items() if not one.read_only}
+    assert set(told) == writable
+    assert {name for name, when in told.items() if when.startswith("never")} == FIXED
+
+
 @pytest.mark.parametrize(
     ("page", "head"), [("docs/how-it-works.md", "## Figures"), ("README.md", "## What it costs")]
 )
@@ -106,6 +124,33 @@ def test_the_figures_of_the_page_are_those_that_were_measured(page: str, head: s
     assert len(figures) > 12
     for figure in figures:
         assert re.search(rf"(?<!\d)(?<!\d\.){re.escape(figure)}(?!\d)", measured), figure
+
+
+def test_the_comparisons_have_the_figures_that_were_measured() -> None:
+    measured = (ROOT / "benchmarks" / "README.md").read_text().partition("\n## Measured\n")[2]
+    rows = {
+        cells[0]: cells[1:]
+        for cells in (
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in measured.partition("\n## ")[0].splitlines()
+            if line.startswith("|")
+        )
+    }
+    ratio = rows["50 × 1 KiB"][1].partition(" ")[0]
+    tls = rows["20 × 1 KiB"][4].partition(" ")[0]
+    page = " ".join((ROOT / "docs" / "comparisons.md").read_text().split())
+    twisted, tornado = (rows[f"50 × 1 KiB, to {one}"][1] for one in ("Twisted", "Tornado"))
+    event = rows["`send_event`, typed, to a bare call"][0]
+    transitions = rows["the same, to `transitions`"][1]
+    ours, of_asyncio = rows["3 000 idle"][0], rows["3 000 idle"][3]
+    assert f": {ratio} times the CPU time of a raw uvloop `Protocol`, {twisted} of Tw" in page
+    assert f", {tornado} of Tornado's." in page
+    assert f"takes {event}, {transitions} of what `transitions` takes." in page
+    assert f"costs what it costs in uvloop ({tls})," in page
+    assert f"takes {ours}, where asyncio takes {of_asyncio}." in page
+    # "A hand-written uvloop `Protocol` is up to a fifth faster", and TLS costs the same.
+    assert round(1 - 1 / float(ratio), 1) == 0.2
+    assert round(float(tls), 1) == 1.0
 
 
 def test_the_picture_on_the_first_page_is_of_the_machine_above_it() -> None:

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from pages import Page
+from pages import Mentions, Page
 
 pytest.importorskip("furo")
 pytest.importorskip("myst_parser")
@@ -66,6 +66,31 @@ def test_no_page_has_two_anchors_of_one_name(built: Path) -> None:
         ids = [one for one in Page(page).ids if not one.startswith(("svg-", "index-"))]
         twice = {one for one in ids if ids.count(one) > 1}
         assert not twice, page.name
+
+
+def test_every_event_and_state_links_to_its_description(built: Path) -> None:
+    """Wherever a reference page names one in a picture, a table or code."""
+    pages = {page: Page(page) for page in (built / "reference").glob("*.html")}
+    places = {one for page in pages.values() for one in page.ids if one.startswith("ginsfsm.")}
+    known = {one.rpartition(".")[2] for one in places}
+    counted: dict[str, int] = {}
+    wrong: list[str] = []
+    for page, one in pages.items():
+        has_gclass = not places.isdisjoint(one.ids)
+        for name, link, words in Mentions(one.html).found:
+            if name not in known or "`" in words:
+                # An example's, or an example of how to write a link.
+                continue
+            if name.startswith("ST_") and not has_gclass:
+                # Whose state it is cannot be said.
+                continue
+            counted[page.stem] = counted.get(page.stem, 0) + 1
+            if link.rpartition("#")[2] not in places or not link.endswith(f".{name}"):
+                wrong.append(f"{page.name}: {name} in {words!r}: {link or 'no link'}")
+    assert not wrong
+    assert counted["c_sock"] > 200, counted
+    assert counted["c_srv_sock"] > 100, counted
+    assert {"c_timer", "index", "testing"} <= counted.keys()
 
 
 @pytest.mark.parametrize(

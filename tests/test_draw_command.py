@@ -94,6 +94,44 @@ def test_the_other_views(view: str) -> None:
     assert "ST_CONNECTED" not in done.stdout.decode()
 
 
+def test_a_class_in_a_class(tmp_path: Path) -> None:
+    (tmp_path / "rooms.py").write_text(
+        "from ginsfsm import GObj\nclass Room:\n    class Wall(GObj):\n"
+        "        class Door(GObj): ...\n"
+    )
+    for name in ("Room.Wall", "Room.Wall.Door"):
+        done = run_draw(f"{tmp_path}/rooms.py:{name}")
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.decode().startswith(name.rpartition(".")[2])
+    said = refused(2, f"{tmp_path}/rooms.py:Room.Wall.Dor")
+    assert said.endswith("has no gclass 'Room.Wall.Dor'; did you mean 'Room.Wall.Door'?\n")
+
+
+def test_a_file_of_a_package_has_its_relative_imports(tmp_path: Path) -> None:
+    package = tmp_path / "app" / "doors"
+    package.mkdir(parents=True)
+    (tmp_path / "app" / "__init__.py").write_text("")
+    (package / "__init__.py").write_text("from ..events import EV_KNOCK\n")
+    (tmp_path / "app" / "events.py").write_text(
+        "from ginsfsm import Event\nclass EV_KNOCK(Event): ...\n"
+    )
+    (package / "gate.py").write_text(
+        "from ginsfsm import GObj, on\nfrom . import EV_KNOCK\n"
+        "class Gate(GObj):\n    machine = {'ST_SHUT': [on(EV_KNOCK, None)]}\n"
+    )
+    done = run_draw(f"{package}/gate.py:Gate")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "EV_KNOCK" in done.stdout.decode()
+    # `-P` keeps folders off the path; then a file can only be loaded for itself.
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "ginsfsm", "draw", f"{DOOR}"],
+        cwd=TESTS,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_a_module_prints_is_no_part_of_the_drawing(tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text(
         "import os, subprocess, sys\nfrom ginsfsm import GObj\nclass Loud(GObj): pass\n"
@@ -167,6 +205,15 @@ def refused(status: int, *arguments: object, **environment: str) -> str:
 def test_a_target_that_is_none() -> None:
     assert "did you mean 'Door'?" in refused(2, "machines.py:Doo")
     assert "names no class" in refused(2, "machines.py")
+
+
+def test_a_syntax_error_is_shown_without_a_frame_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "cut.py").write_text("from ginsfsm import GObj\nclass A(GObj:\n")
+    said = refused(2, f"{tmp_path}/cut.py:A").splitlines()
+    assert said[0].startswith(f"ginsfsm: cannot import {tmp_path}/cut.py: SyntaxError: ")
+    assert said[1] == f'  File "{tmp_path}/cut.py", line 2'
+    assert said[2].strip() == "class A(GObj:"
+    assert [line for line in said if ".py" in line] == said[:2]
 
 
 def test_an_unknown_format_or_ending(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import re
+from typing import Any
 
 import pytest
 
 from ginsfsm import Event, GObj, on
 from ginsfsm.c_sock import GSock
 from ginsfsm.c_srv_sock import GServerSock
+from ginsfsm.draw import draw
 from ginsfsm.draw.diagram import Diagram, diagram_of, name_shown, summary
 from machines import EV_COIN, EV_PUSH, EV_REPAIR, Door, Nasty, Terminal, says
 
@@ -102,6 +105,26 @@ def test_what_fired_may_be_said_by_row_by_place_and_by_state() -> None:
         lines = diagram_of(Door, fired).states[0].rows
         assert [line.fired for line in lines] == [True, False, False, False]
     assert not any(line.fired for line in diagram_of(Door, {("ST_OPEN", coin)}).lines)
+
+
+@pytest.mark.parametrize(
+    ("fired", "got"),
+    [
+        (5, "5"),
+        ("EV_COIN", "'EV_COIN'"),
+        (iter(()), "<tuple_iterator"),
+        ([5], "5 in it"),
+        ([("a.py", "12")], "('a.py', '12') in it"),
+        ([[1, 2]], "[1, 2] in it"),
+    ],
+    ids=["number", "text", "iterator", "of numbers", "of wrong pairs", "of lists"],
+)
+def test_what_cannot_have_fired_is_a_clear_error(fired: Any, got: str) -> None:
+    expected = (
+        "fired: expected a collection of rows, each as the Row itself, as (file, line) or as "
+    )
+    with pytest.raises(ValueError, match=re.escape(f"{expected}(state, Row); got {got}")):
+        draw(Door, "md", fired=fired)
 
 
 def test_rows_that_never_fired_have_an_arrow_of_their_own() -> None:

@@ -10,12 +10,14 @@ from typing import get_args
 
 import pytest
 
+from example_gclasses import EXAMPLE_GCLASSES
 from ginsfsm import Event, GObj, on
 from ginsfsm.c_sock import GSock
 from ginsfsm.c_srv_sock import GServerSock
 from ginsfsm.c_timer import GTimer
 from ginsfsm.draw import FORMATS, VIEWS, draw
-from ginsfsm.draw.form import Format, View
+from ginsfsm.draw.form import Format, TextFormat, View
+from ginsfsm.draw.interface import interface_of
 from ginsfsm.draw.text import in_ascii
 from machines import (
     NASTY_ACTION,
@@ -29,7 +31,7 @@ from machines import (
     named,
 )
 
-ALL = [Door, GTimer, GSock, GServerSock, Terminal, Nasty]
+ALL = [Door, GTimer, GSock, GServerSock, Terminal, Nasty, *EXAMPLE_GCLASSES]
 LOCKED_ROW = Door.compiled.states["ST_LOCKED"].rows[0]
 
 
@@ -61,6 +63,25 @@ def test_what_a_terminal_would_obey_is_not_in_a_drawing() -> None:
         for form in ("mermaid", "dot", "md", "text"):
             text = draw(Loud, form, view=view)
             assert [one for one in text if not one.isprintable() and one != "\n"] == []
+
+
+@pytest.mark.parametrize("form", ["mermaid", "dot", "md", "text"])
+@pytest.mark.parametrize("gclass", EXAMPLE_GCLASSES)
+def test_the_examples_are_drawn_in_every_form(gclass: type[GObj], form: TextFormat) -> None:
+    drawing = html.unescape(draw(gclass, form))
+    for name, state in gclass.compiled.states.items():
+        assert name in drawing
+        for event_class in state:
+            assert event_class.__name__ in drawing
+    box = draw(gclass, form, view="interface")
+    for message in interface_of(gclass).inputs + interface_of(gclass).outputs:
+        assert message.name in box
+    for view in VIEWS:
+        assert draw(gclass, form, view=view).strip()
+
+
+def test_there_are_examples() -> None:
+    assert {one.__name__ for one in EXAMPLE_GCLASSES} >= {"Chat", "Echo", "Redis", "Session"}
 
 
 # Mermaid
@@ -220,7 +241,9 @@ def test_markdown_has_as_many_cells_in_every_line(
 ) -> None:
     lines = draw(gclass, "md", fired=fired).splitlines()
     assert {len(cells(line)) for line in lines} == {5 if fired is None else 6}
-    assert len(lines) == 2 + sum(len(one.rows) for one in gclass.compiled.states.values())
+    states = gclass.compiled.states.values()
+    # One without rows has a line as well.
+    assert len(lines) == 2 + sum(max(1, len(one.rows)) for one in states)
 
 
 def test_markdown_says_what_never_fired() -> None:

@@ -40,9 +40,9 @@ def test_the_fields_of_an_event() -> None:
     (message,) = interface_of(Taker).inputs
     assert [str(one) for one in message.fields] == [
         "data: bytes",
-        "words: list",
+        "words: list[str]",
         "count: int | None = None",
-        "names: list = []",
+        "names: list[str] = []",
     ]
     assert message.signature == "EV_RICH(data, words, count=None, names=[])"
     assert message.states == ("ST_IDLE",)

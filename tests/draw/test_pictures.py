@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from example_gclasses import EXAMPLE_GCLASSES
 from ginsfsm import GObj, on
 from ginsfsm.c_sock import GSock
 from ginsfsm.c_srv_sock import GServerSock
@@ -24,6 +25,8 @@ from machines import EV_PUSH, NASTY_EVENT, Door, Nasty, Terminal
 SVG = "{http://www.w3.org/2000/svg}"
 LETTER = 0.602
 """The width of a letter, in parts of its height: that of DejaVu Sans Mono, the widest in use."""
+
+SMTP = next(one for one in EXAMPLE_GCLASSES if one.__name__ == "Session")
 
 pytestmark = pytest.mark.skipif(find_dot() is None, reason="Graphviz is not on this machine")
 
@@ -82,7 +85,7 @@ def points_on_arrows(picture: ET.Element) -> Iterator[tuple[float, float]]:
 
 
 @pytest.mark.parametrize("view", ["machine", "interface", "tree"])
-@pytest.mark.parametrize("gclass", [Door, GSock, GServerSock, Terminal, Nasty])
+@pytest.mark.parametrize("gclass", [Door, GSock, GServerSock, Terminal, Nasty, SMTP])
 def test_no_text_lies_on_another_one_or_on_an_arrow(gclass: type[GObj], view: View) -> None:
     picture = ET.fromstring(draw(gclass, "svg", view=view))
     areas = texts(picture)
@@ -94,7 +97,7 @@ def test_no_text_lies_on_another_one_or_on_an_arrow(gclass: type[GObj], view: Vi
             assert not one.holds(x, y), f"an arrow runs through {one}"
 
 
-@pytest.mark.parametrize("gclass", [Door, GSock, Terminal])
+@pytest.mark.parametrize("gclass", [Door, GSock, Terminal, SMTP])
 def test_no_text_runs_out_of_the_picture(gclass: type[GObj]) -> None:
     picture = ET.fromstring(draw(gclass, "svg"))
     _, _, width, height = map(float, picture.attrib["viewBox"].split())

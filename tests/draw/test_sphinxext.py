@@ -228,7 +228,7 @@ def test_the_states_have_their_rows(project: Project) -> None:
 def test_the_events_have_their_fields_and_types(project: Project) -> None:
     door, _, _ = project
     text = " ".join(door.text.split())
-    assert "EV_OPEN(key: str, wide: bool = True, others: list = [])" in text
+    assert "EV_OPEN(key: str, wide: bool = True, others: list[int] = [])" in text
     assert door.table("Field", "Description")[0] == ["key", "Whoever has this one is let in."]
     inputs, outputs = text.index("Input events"), text.index("Output events")
     internal = text.index("Internal events")
@@ -258,6 +258,44 @@ def test_every_event_state_and_parameter_has_its_place_and_links_lead_there(
     assert door.html.rindex('<code class="xref fsm fsm-name') > door.html.index("default role")
     # What is not ours is code, and no fault.
     assert "nothing_of_ours" not in door.links
+
+
+TIMER = """
+# Timers
+
+```{gclass} ginsfsm.c_timer.GTimer
+:no-pictures:
+```
+
+It takes `EV_SET_TIMER(5)` in `ST_IDLE` and in `GTimer.ST_COUNTDOWN`, but no `EV_OTHER`, nor
+`EV_SET_TIMER or EV_TIMEOUT`. A link is `` {fsm:event}`EV_TIMEOUT` ``.
+
+## Of `EV_SET_TIMER` a title
+"""
+
+
+@pytest.mark.parametrize("is_on", [True, False], ids=["on", "off"])
+def test_code_that_names_an_event_or_a_state_is_a_link_where_it_is_wanted(
+    is_on: bool, tmp_path: Path
+) -> None:
+    out, said = build(tmp_path, {"index.md": TIMER}, conf=f"{CONF}\nfsm_link_code = {is_on}\n")
+    assert said == ""
+    prose = (out / "index.html").read_text().partition("It takes ")[2]
+    place = "#ginsfsm.c_timer.GTimer."
+    linked = re.findall(r'<a [^>]*href="([^"]*)"[^>]*><code[^>]*>(.*?)</code>', prose)
+    assert [(link, re.sub("<.*?>", "", words)) for link, words in linked] == [
+        (f"{place}EV_SET_TIMER", "EV_SET_TIMER(5)"),
+        (f"{place}ST_IDLE", "ST_IDLE"),
+        (f"{place}ST_COUNTDOWN", "GTimer.ST_COUNTDOWN"),
+    ] * is_on
+    # A default that is an event is a link in any case.
+    page = Page(out / "index.html")
+    rows = page.table("Name", "Type", "Default value", "Description")
+    assert ["timeout_event", "type[Event]", "EV_TIMEOUT"] in [row[:3] for row in rows]
+    cell = page.html.partition("type[Event]")[2].partition("<td>")[2].partition("</td>")[0]
+    assert 'href="#ginsfsm.c_timer.GTimer.EV_TIMEOUT"' in cell
+    # None is one, and no name.
+    assert ["subscriber", "None", "None"] in [row[:3] for row in rows]
 
 
 def test_everything_is_in_the_index_and_in_the_inventory(project: Project) -> None:

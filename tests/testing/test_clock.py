@@ -1,9 +1,12 @@
 """The clock that a test moves by hand."""
 
+import re
+from typing import Any
+
 import pytest
 
 from ginsfsm.clock import Clock
-from ginsfsm.testing import ManualClock
+from ginsfsm.testing import ManualClock, ManualGAplic
 
 
 def test_time_stands_still_until_it_is_moved() -> None:
@@ -83,10 +86,28 @@ def test_timers_that_never_let_time_pass_are_an_error() -> None:
         clock.advance(1)
 
 
-@pytest.mark.parametrize("seconds", [-1, float("nan")])
-def test_time_never_goes_back(seconds: float) -> None:
-    with pytest.raises(ValueError, match="expected seconds, 0 or more"):
-        ManualClock().advance(seconds)
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "1", None, True, 10**400])
+def test_time_passes_forwards_by_a_finite_number_of_seconds(seconds: Any) -> None:
+    clock = ManualClock()
+    told = "advance: expected seconds, 0 or more and finite, got "
+    with pytest.raises(ValueError, match=told + re.escape(repr(seconds))):
+        clock.advance(seconds)
+    with ManualGAplic() as app, pytest.raises(ValueError, match=told):
+        app.advance(seconds)
+    assert clock.time() == 0
+
+
+@pytest.mark.parametrize("start", [float("nan"), float("inf"), "1", None])
+def test_a_beginning_that_is_no_time(start: Any) -> None:
+    with pytest.raises(ValueError, match="start: expected a finite number of seconds, got "):
+        ManualClock(start)
+
+
+def test_a_timer_of_no_time_is_not_set() -> None:
+    clock = ManualClock()
+    with pytest.raises(ValueError, match="call_later: expected a number of seconds, got nan"):
+        clock.call_later(float("nan"), lambda: pytest.fail("it fired"))
+    assert clock.next_due() is None
 
 
 def test_an_endless_wait_never_ends() -> None:

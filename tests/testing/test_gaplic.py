@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -147,6 +148,14 @@ def test_advance_delivers_what_was_posted_between_two_timers() -> None:
         ]
 
 
+@pytest.mark.parametrize("wrong", ["3", None, -1, True, float("nan"), float("inf")], ids=str)
+def test_time_that_is_none_does_not_pass(wrong: Any) -> None:
+    with ManualGAplic() as app:
+        with pytest.raises(ValueError, match="advance: expected seconds, 0 or more and finite"):
+            app.advance(wrong)
+        assert app.clock.time() == 0
+
+
 # Stand-ins
 
 
@@ -169,6 +178,24 @@ def test_a_stand_in_takes_only_what_it_was_told_of() -> None:
             stand_in.answer(EV_BREAK, lambda event: None)
         with pytest.raises(GObjError, match="expected event classes or gclasses, got 3"):
             app.stand_in("x", 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "told"),
+    [
+        (EV_COIN, True, "a function that takes the event, got True; write answer(EV_COIN, lambda "),
+        ("EV_COIN", bool, "the class of an event, got 'EV_COIN'"),
+        (EV_COIN(), bool, "the class of an event, got EV_COIN()"),
+        (int, bool, "the class of an event, got <class 'int'>"),
+    ],
+    ids=["value", "name", "object", "class"],
+)
+def test_an_answer_that_is_none(kind: Any, function: Any, told: str) -> None:
+    with ManualGAplic() as app:
+        stand_in = app.stand_in("bank", EV_COIN)
+        with pytest.raises(GObjError, match=re.escape(f"app/bank: answer: expected {told}")):
+            stand_in.answer(kind, function)
+        assert app.send_event(stand_in, EV_COIN()) is None
 
 
 def test_a_stand_in_may_stand_below_another() -> None:
@@ -212,6 +239,15 @@ def test_a_replaced_gclass_keeps_its_parameters_and_events_and_does_nothing() ->
             app.create_gobj("other", Door, app, seconds_opn=1)
 
 
+@pytest.mark.parametrize("wrong", ["Door", EV_COIN, None, ManualGAplic], ids=str)
+def test_what_cannot_be_replaced(wrong: Any) -> None:
+    with ManualGAplic() as app:
+        with pytest.raises(GObjError, match="replace: expected a gclass, derived from GObj, got "):
+            app.replace(wrong)
+        with pytest.raises(GObjError, match="replace: expected a gclass"):
+            app.replace(app.create_gobj("door", Door, app))  # type: ignore[arg-type]
+
+
 def test_what_is_replaced_in_one_gaplic_is_itself_in_another() -> None:
     with ManualGAplic() as app:
         app.replace(Door)
@@ -239,6 +275,10 @@ def test_a_coroutine_ends_as_the_test_says() -> None:
         assert door.fetched == EV_FETCHED(None, error)
         with pytest.raises(GObjError, match="app/door has spawned nothing"):
             app.finish(door)
+        with pytest.raises(GObjError, match="finish: expected a gobj, got 'door'"):
+            app.finish("door")  # type: ignore[arg-type]
+        with pytest.raises(GObjError, match="finish: error: expected an exception or None, got 'n"):
+            app.finish(door, error="no")  # type: ignore[arg-type]
 
 
 def test_an_unfinished_coroutine_is_closed_with_the_tree() -> None:
@@ -295,6 +335,43 @@ def test_an_expected_one_that_does_not_come_is_a_failure() -> None:
             app.expect_failure(OSError),
         ):
             app.turn()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [ValueError("x"), "ValueError", int, KeyboardInterrupt, (ValueError, OSError), None],
+    ids=["object", "name", "class", "never contained", "tuple", "none"],
+)
+def test_what_is_no_class_of_exceptions_is_not_expected(kind: Any) -> None:
+    with ManualGAplic() as app:
+        # At once: nobody need enter a block for it.
+        with pytest.raises(GObjError, match="expect_failure: expected a class of exceptions, got"):
+            app.expect_failure(kind)
+        app.check_failures()
+
+
+NO_BLOCK = (
+    "expect_failure(ValueError) expects something inside a block only: "
+    "write `with app.expect_failure(ValueError):`"
+)
+
+
+def test_an_expectation_without_a_block_is_told_with_what_was_contained() -> None:
+    with pytest.raises(AssertionError) as raised:
+        break_a_door(lambda app: app.expect_failure(ValueError))
+    assert str(raised.value).splitlines() == [
+        "contained at an edge of the loop, and not expected:",
+        "  app/door in ST_LOCKED on EV_BREAK(): ValueError: broken",
+        NO_BLOCK,
+    ]
+
+
+def test_an_expectation_without_a_block_fails_also_where_nothing_happened() -> None:
+    app = ManualGAplic()
+    app.expect_failure(ValueError)
+    with pytest.raises(AssertionError) as raised:
+        app.check_failures()
+    assert str(raised.value) == NO_BLOCK
 
 
 def test_the_error_of_the_test_itself_goes_first() -> None:

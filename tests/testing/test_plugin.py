@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -158,7 +159,10 @@ PARTIAL = [
 """What `test_lock.py` alone gives; nothing there has imported `door.bell`."""
 
 
-@pytest.mark.parametrize("processes", [(), ("-n", "2")], ids=["one process", "xdist"])
+PROCESSES = pytest.mark.parametrize("processes", [(), ("-n", "2")], ids=["one process", "xdist"])
+
+
+@PROCESSES
 def test_rows_that_never_fired_are_listed_with_file_and_line(
     folder: Path, processes: tuple[str, ...]
 ) -> None:
@@ -167,7 +171,7 @@ def test_rows_that_never_fired_are_listed_with_file_and_line(
     assert report(done) == PARTIAL
 
 
-@pytest.mark.parametrize("processes", [(), ("-n", "2")], ids=["one process", "xdist"])
+@PROCESSES
 def test_what_every_process_saw_makes_the_whole(folder: Path, processes: tuple[str, ...]) -> None:
     done = run(
         folder, "--fsm-cov=door", "--fsm-cov-fail-under=100", "--fsm-cov-report=json:out/rows.json",
@@ -194,7 +198,7 @@ def test_what_every_process_saw_makes_the_whole(folder: Path, processes: tuple[s
     }
 
 
-@pytest.mark.parametrize("processes", [(), ("-n", "2")], ids=["one process", "xdist"])
+@PROCESSES
 def test_too_few_rows_fail_the_run(folder: Path, processes: tuple[str, ...]) -> None:
     done = run(
         folder, "--fsm-cov=door.lock", "--fsm-cov-fail-under=60.1", "test_lock.py", *processes
@@ -220,6 +224,59 @@ def test_a_misspelt_target_fails_where_a_figure_was_asked_for(folder: Path) -> N
     done = run(folder, *options)
     assert done.returncode == 0
     assert any("door.lok cannot be imported" in line for line in report(done))
+
+
+@pytest.mark.parametrize("target", ["door/lock.py", "./door/lock.py:Lock"])
+def test_a_file_as_the_other_commands_take_it(folder: Path, target: str) -> None:
+    done = run(folder, f"--fsm-cov={target}", "test_lock.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report(done) == PARTIAL[2:5]
+
+
+@PROCESSES
+def test_a_file_that_the_tests_import_by_another_name(
+    folder: Path, processes: tuple[str, ...]
+) -> None:
+    # No package: the file alone would be imported as "lock".
+    (folder / "door" / "__init__.py").unlink()
+    done = run(
+        folder, "--fsm-cov=door/lock.py", "--fsm-cov-fail-under=60", "test_lock.py", *processes
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report(done) == PARTIAL[2:5]
+
+
+def test_a_file_that_no_test_imports_and_one_that_has_no_such_class(folder: Path) -> None:
+    done = run(folder, "--fsm-cov=door/bell.py", "--fsm-cov=door/lock.py:Look", "test_lock.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report(done) == [
+        *PARTIAL[:2],
+        "--fsm-cov=door/lock.py:Look: no gclass that has a row is called so",
+    ]
+
+
+def test_a_file_that_cannot_be_imported(folder: Path) -> None:
+    (folder / "broken.py").write_text("import there_is_no_such_module\n")
+    done = run(folder, "--fsm-cov=broken.py", "--fsm-cov-fail-under=1", "test_lock.py")
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+    assert any(
+        line.startswith("FAILED broken.py cannot be imported, so its rows are not counted: ")
+        for line in report(done)
+    )
+
+
+@pytest.mark.parametrize("target", ["door.events", "door.lock:Look"])
+def test_where_there_are_no_rows_nothing_is_said_of_percent(folder: Path, target: str) -> None:
+    options = (f"--fsm-cov={target}", "test_lock.py")
+    done = run(folder, *options, "--fsm-cov-report=text", "--fsm-cov-report=json:cov.json")
+    assert done.returncode == 0, done.stdout
+    missing = f"--fsm-cov={target}: no gclass that has a row is called so"
+    assert report(done) == ["no rows", "json written to cov.json", missing]
+    found = json.loads((folder / "cov.json").read_text())
+    assert found == {"version": 1, "rows": 0, "fired": 0, "percent": None, "gclasses": []}
+    done = run(folder, *options, "--fsm-cov-fail-under=0")
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+    assert report(done) == ["no rows", f"FAILED {missing}"]
 
 
 def test_a_module_that_cannot_be_imported_is_told(folder: Path) -> None:
@@ -274,11 +331,25 @@ def test_a_report_that_cannot_be_written_fails_the_run(folder: Path) -> None:
         (["--fsm-cov=door", "--fsm-cov-report=json"], "--fsm-cov-report=json: expected text, "),
         (["--fsm-cov-fail-under=100"], "need --fsm-cov=TARGET"),
         (["--fsm-cov="], "--fsm-cov=: expected a package, a module or module:Class"),
-        (["--fsm-cov=door/lock.py"], "expected a package, a module or module:Class"),
+        (["--fsm-cov=door/lok.py"], "--fsm-cov=door/lok.py: there is no file "),
+        (["--fsm-cov=lok.py:Lock"], "--fsm-cov=lok.py:Lock: there is no file "),
+        (["--fsm-cov=door/"], "--fsm-cov=door/: expected a package, a module or module:Class"),
+        (["--fsm-cov=door:a:b"], "--fsm-cov=door:a:b: expected a package, a module or "),
         (["--fsm-cov=door", "--fsm-cov-fail-under=nan"], "expected a number from 0 to 100"),
         (["--fsm-cov=door", "--fsm-cov-fail-under=1000"], "expected a number from 0 to 100"),
     ],
-    ids=["unknown", "no file", "no target", "empty", "a file", "nan", "1000"],
+    ids=[
+        "unknown",
+        "no file",
+        "no target",
+        "empty",
+        "no file there",
+        "no such file",
+        "a folder",
+        "two classes",
+        "nan",
+        "1000",
+    ],
 )
 def test_options_that_do_not_fit(folder: Path, options: list[str], words: str) -> None:
     done = run(folder, *options)
@@ -353,6 +424,102 @@ def test_plain():
     done = run(folder, "test_lock.py")
     assert done.returncode == 0, done.stdout
     assert "transition coverage" not in done.stdout
+
+
+# -- tracebacks ------------------------------------------------------------------------------------
+
+BROKEN_DOOR = """
+from ginsfsm import Event, GObj, GObjError, on
+from ginsfsm.testing import ManualGAplic
+
+class EV_ASK(Event):
+    pass
+
+class EV_HEARD(Event):
+    pass
+
+class EV_NOBODY(Event):
+    pass
+
+class Below(GObj):
+    outputs = [EV_HEARD]
+
+    def asks(self, event):
+        self.broadcast_event(EV_HEARD())
+        return True
+
+    machine = {"ST_A": [on(EV_ASK, None, when=asks), on(EV_HEARD, None)]}
+
+class Above(GObj):
+    def ac_heard(self, event):
+        self.fail()
+
+    machine = {"ST_A": [on(EV_HEARD, ac_heard)]}
+
+class Raises(Above):
+    def fail(self):
+        raise ValueError("mine")
+
+class Misuses(Above):
+    def fail(self):
+        self.send_event(self, EV_NOBODY())
+
+class Harms(Above):
+    def fail(self):
+        self.gaplic.post(None, EV_NOBODY())
+
+def ask(gclass):
+    with ManualGAplic() as app:
+        above = app.create_gobj("above", gclass, app)
+        below = app.create_gobj("below", Below, above)
+        app.send_event(below, EV_ASK())
+        app.record.sent(EV_NOBODY)
+"""
+
+
+def frames(folder: Path, statement: str, *options: str) -> list[str]:
+    """The functions in the traceback of a test that fails, from pytest's short form."""
+    test = f"\ndef test_it():\n    {statement}\n"
+    (folder / "test_it.py").write_text(BROKEN_DOOR + test)
+    done = run(folder, "--tb=short", "test_it.py", *options)
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    return re.findall(r"^\S+\.py:\d+: in (\w+)$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("gclass", ["Raises", "Misuses"])
+def test_a_failure_shows_the_frames_of_the_user(folder: Path, gclass: str) -> None:
+    expected = ["test_it", "ask", "asks", "ac_heard", "fail"]
+    assert frames(folder, f"ask({gclass})") == expected
+
+
+def test_one_that_it_does_not_mean_shows_where_it_arose(folder: Path) -> None:
+    found = frames(folder, "ask(Harms)")
+    assert found[-2:] == ["fail", "post"]
+    assert "_publish" in found
+
+
+@pytest.mark.parametrize("options", [(), ("-p", "no:ginsfsm-frames")], ids=["plain", "blocked"])
+def test_an_assertion_of_the_record_is_no_traceback(folder: Path, options: tuple[str, ...]) -> None:
+    # Below has EV_HEARD itself, and nobody fails.
+    assert frames(folder, "ask(Below)", *options) == ["test_it", "ask"]
+
+
+def test_a_contained_failure_shows_where_it_came_from(folder: Path) -> None:
+    statement = (
+        "app = ManualGAplic(); gobj = app.create_gobj('x', Raises, app); "
+        "app.post_event(gobj, EV_HEARD()); app.turn(); app.check_failures()"
+    )
+    assert frames(folder, statement) == ["ac_heard", "fail", "test_it"]
+
+
+@pytest.mark.parametrize(
+    "options", [["--full-trace"], ["-p", "no:ginsfsm-frames"]], ids=["full trace", "blocked"]
+)
+def test_the_frames_of_the_library_when_one_wants_them(folder: Path, options: list[str]) -> None:
+    (folder / "test_it.py").write_text(f"{BROKEN_DOOR}\ndef test_it():\n    ask(Raises)\n")
+    done = run(folder, "test_it.py", *options)
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    assert re.search(r"ginsfsm/gobj\.py:\d+: ", done.stdout)
 
 
 def test_pytest_finds_the_plugin_where_ginsfsm_is_installed() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ginsfsm import Event, GObj, on
+from ginsfsm import Event, GObj, GObjError, on
 from ginsfsm.testing import ManualGAplic, StandIn
 
 
@@ -128,3 +128,54 @@ def test_every_kind_of_observation_has_its_line(scene: Scene) -> None:
         "app/owner/asked destroyed",
         "app/owner/again created",
     ]
+
+
+ASSERTIONS = ("sent", "sent_in_order", "not_sent", "refused")
+
+
+@pytest.mark.parametrize("assertion", ASSERTIONS)
+@pytest.mark.parametrize(
+    "wrong",
+    ["EV_ANSWER", None, 3, Asked, int, ["EV_ANSWER"]],
+    ids=["name", "none", "number", "gclass", "class", "list"],
+)
+def test_what_is_no_event_is_refused_whether_it_was_sent_or_not(
+    scene: Scene, assertion: str, wrong: object
+) -> None:
+    for _ in range(2):
+        with pytest.raises(GObjError) as raised:
+            getattr(scene.app.record, assertion)(wrong)
+        told = f"{assertion}: expected an event or its class, got {wrong!r}"
+        assert str(raised.value) == told
+        scene.ask(1)
+
+
+@pytest.mark.parametrize("assertion", ASSERTIONS)
+def test_ends_that_are_no_gobjs_are_refused(scene: Scene, assertion: str) -> None:
+    with pytest.raises(GObjError, match=f"{assertion}: to: expected a gobj, got 'owner'"):
+        getattr(scene.app.record, assertion)(EV_ANSWER, to="owner")
+
+
+def test_all_that_is_wrong_is_told_at_once(scene: Scene) -> None:
+    with pytest.raises(GObjError) as raised:
+        scene.app.record.not_sent("EV_ANSWER", to="owner", by=Asked)  # type: ignore[arg-type]
+    assert str(raised.value) == (
+        "not_sent: expected an event or its class, got 'EV_ANSWER'; "
+        f"to: expected a gobj, got 'owner'; by: expected a gobj, got {Asked!r}"
+    )
+    with pytest.raises(GObjError, match="got 'EV_ANSWER'$"):
+        scene.app.record.sent_in_order(EV_ASK, "EV_ANSWER")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", ["asked", None, Asked], ids=["name", "none", "gclass"])
+def test_the_states_of_what_is_no_gobj(scene: Scene, wrong: object) -> None:
+    with pytest.raises(GObjError, match="states: gobj: expected a gobj, got "):
+        scene.app.record.states(wrong)  # type: ignore[arg-type]
+
+
+def test_event_itself_is_any_event(scene: Scene) -> None:
+    scene.app.record.not_sent(Event)
+    scene.ask(1)
+    assert scene.app.record.sent(Event, by=scene.asked) == EV_ANSWER(2)
+    with pytest.raises(AssertionError, match="Event to app/owner: not expected, but it was sent"):
+        scene.app.record.not_sent(Event, to=scene.owner)

@@ -28,13 +28,13 @@ from ginsfsm.check.place import (
     file_of,
     files_in,
     files_of,
-    import_file,
     may_have_gclass,
 )
 from ginsfsm.draw.function_text import parsed
 from ginsfsm.errors import nearest
 from ginsfsm.folder import put_first_on_path, working_folder
 from ginsfsm.gobj import GObj, _gclasses
+from ginsfsm.module_file import import_file, named_in
 
 __all__ = ["Collection"]
 
@@ -76,7 +76,7 @@ class Collection:
             modules = self._imported(place)
         found = [cls for module in modules for cls in self._gclasses_of(module)]
         if place.gclass and modules:
-            named = getattr(modules[0], place.gclass, None)
+            named = named_in(modules[0], place.gclass)
             if not (isinstance(named, type) and issubclass(named, GObj)):
                 known = [cls.__qualname__ for cls in found]
                 raise PlaceError(f"{place} is no gclass{nearest(place.gclass, known)}")

@@ -8,6 +8,7 @@ from typing import Final
 __all__ = ["FAULTS", "SMELLS", "Finding"]
 
 FAULTS: Final = {
+    "target": "there is no such target, or no gclass in it",
     "import": "the module cannot be imported",
     "machine": "the table or the body of a gclass has a fault, so the class cannot exist",
     "parameter": "the declaration of a parameter has a fault, so the class cannot exist",

@@ -1,8 +1,8 @@
 """Place: what a command line names to be checked, and the modules that it means.
 
 A place is a package or a module (`app`, `app.door`), a file (`app/door.py`), a folder (`src`), and
-a gclass in a module or in a file (`app.door:Door`, `app/door.py:Door`). A file that stands in a
-package is imported as a module of it, so that its own imports work.
+a gclass in a module or in a file (`app.door:Door`, `app/door.py:Door`), with dots where it stands
+in a class (`door.py:House.Door`).
 
 Only files with a class that has a base are imported, since no other has a gclass: a setup script or
 a file of settings does not run only because it stands in the folder. A `__main__.py` never is.
@@ -11,9 +11,7 @@ a file of settings does not run only because it stands in the folder. A `__main_
 from __future__ import annotations
 
 import ast
-import importlib
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +19,10 @@ from types import ModuleType
 from typing import Final
 
 from ginsfsm.draw.function_text import parsed
-from ginsfsm.folder import put_first_on_path, working_folder
-from ginsfsm.module_file import load_file
+from ginsfsm.folder import working_folder
+from ginsfsm.module_file import is_dotted
 
-__all__ = ["PLACE_FORM", "Place", "PlaceError", "import_file", "place_of"]
+__all__ = ["PLACE_FORM", "Place", "PlaceError", "place_of"]
 
 PLACE_FORM: Final = (
     "a package, package.module, file.py or folder; or one gclass, as in file.py:Class"
@@ -45,7 +43,8 @@ class Place:
     Attributes:
         module: the dotted name of a module or of a package; empty where it is a path.
         path: a file or a folder; None where it is a module.
-        gclass: the name of one gclass in it; empty where all are meant.
+        gclass: the name of one gclass in it, with dots where it stands in a class; empty where all
+            are meant.
     """
 
     module: str
@@ -69,7 +68,7 @@ def place_of(text: str) -> Place:
     """
     # From the right: a file on Windows has a colon of its own.
     where, colon, gclass = text.rpartition(":")
-    if not colon or not where or not gclass.isidentifier() or Path(text).exists():
+    if not colon or not where or not is_dotted(gclass) or Path(text).exists():
         where, gclass = text, ""
     path = Path(where)
     if path.is_file() and where.endswith(".py"):
@@ -78,7 +77,7 @@ def place_of(text: str) -> Place:
         return Place("", path)
     if path.is_file():
         raise PlaceError(f"{where!r} is no Python file: expected {PLACE_FORM}")
-    if all(part.isidentifier() for part in where.split(".")):
+    if is_dotted(where):
         if where.endswith(".py"):
             raise PlaceError(f"there is no file {where!r} (seen from {working_folder()})")
         return Place(where, None, gclass)
@@ -139,36 +138,3 @@ def may_have_gclass(file: Path) -> bool:
     return tree is None or any(
         isinstance(node, ast.ClassDef) and node.bases for node in ast.walk(tree)
     )
-
-
-def import_file(file: Path) -> ModuleType:
-    """The module that a file is; as part of its package, where it stands in one."""
-    real = file.resolve()
-    root, names = real.parent, [real.stem]
-    while (root / "__init__.py").is_file():
-        names.insert(0, root.name)
-        root = root.parent
-    if names[-1] == "__init__" and len(names) > 1:
-        names.pop()
-    name = ".".join(names)
-    put_first_on_path(str(root))
-    if all(part.isidentifier() for part in names):
-        if name not in sys.modules and len(names) == 1 and name in sys.stdlib_module_names:
-            return _load_as(real, name)
-        module = importlib.import_module(name)
-        file_there = getattr(module, "__file__", None)
-        if file_there is not None and Path(file_there).resolve() == real:
-            return module
-    # Another module has this name: a script may be named as one of the standard library.
-    return _load_as(real, names[-1])
-
-
-def _load_as(file: Path, stem: str) -> ModuleType:
-    stem = "".join(letter if letter.isidentifier() else "_" for letter in stem)
-    name, number = f"ginsfsm_target_{stem}", 1
-    while name in sys.modules:
-        if getattr(sys.modules[name], "__file__", None) == str(file):
-            return sys.modules[name]
-        number += 1
-        name = f"ginsfsm_target_{stem}_{number}"
-    return load_file(file, name)

@@ -48,11 +48,8 @@ def _as_json(findings: Sequence[Finding], gclasses: int) -> str:
 
 
 def _as_github(one: Finding) -> str:
-    properties = {
-        "file": short_path(one.file),
-        "line": str(one.line),
-        "title": f"ginsfsm {one.code}",
-    }
+    place = {"file": short_path(one.file), "line": str(one.line)} if one.file else {}
+    properties = {**place, "title": f"ginsfsm {one.code}"}
     given = ",".join(f"{name}={_escaped(value, ':,')}" for name, value in properties.items())
     return f"::{_severity(one)} {given}::{_escaped(_sentence(one))}"
 

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from ginsfsm.event import Event
 from ginsfsm.gobj import GObj
+from ginsfsm.net.words import cut
 from ginsfsm.row import Postpone, Row
 from ginsfsm.smachine import State
 
@@ -154,7 +155,11 @@ def diagram_of(gclass: type[GObj], fired: Collection[object] | None = None) -> D
         fired: the rows that fired, each as the `Row` itself, as `(file, line)`, or as
             `(state, Row)` with the name of the state, for a row that stands in several states.
             None: nobody counted.
+
+    Raises:
+        ValueError: `fired` is something else.
     """
+    _check_fired(fired)
     boxes: list[Box] = []
     arrows: dict[tuple[str, str, str, bool], list[Line]] = {}
     for state in gclass.compiled.states.values():
@@ -176,6 +181,26 @@ def diagram_of(gclass: type[GObj], fired: Collection[object] | None = None) -> D
         ),
         fired is not None,
     )
+
+
+def _check_fired(fired: object) -> None:
+    expected = (
+        "fired: expected a collection of rows, each as the Row itself, as (file, line) or as "
+        "(state, Row)"
+    )
+    if fired is None:
+        return
+    if not isinstance(fired, Collection) or isinstance(fired, (str, bytes)):
+        raise ValueError(f"{expected}; got {cut(repr(fired))}")
+    for one in fired:
+        if not _is_row(one):
+            raise ValueError(f"{expected}; got {cut(repr(one))} in it")
+
+
+def _is_row(one: object) -> bool:
+    if isinstance(one, tuple) and len(one) == 2:
+        return isinstance(one[0], str) and isinstance(one[1], (int, Row))
+    return isinstance(one, Row)
 
 
 def _lines(state: State, fired: Collection[object] | None) -> Iterator[Line]:

@@ -92,7 +92,7 @@ def draw(
         The text; the bytes of the picture for `"png"`.
 
     Raises:
-        ValueError: no gclass, or an unknown format or view.
+        ValueError: no gclass, an unknown format or view, or a `fired` that is something else.
         GraphvizError: for `"svg"` and `"png"`, where Graphviz is missing, or fails.
     """
     if not (isinstance(cls, type) and issubclass(cls, GObj)):

@@ -7,17 +7,16 @@ that names other events of it.
 
 from __future__ import annotations
 
-import inspect
+import enum
 import sys
-import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from ginsfsm.convert import type_words
 from ginsfsm.draw.diagram import summary
+from ginsfsm.draw.type_text import type_text
 from ginsfsm.event import Event
 from ginsfsm.gobj import GObj
 
@@ -30,7 +29,7 @@ class Field:
 
     Attributes:
         name: its name.
-        type: its type, in the words of the documentation.
+        type: its type, as it is written in the class.
         default: the default as Python writes it; None where the field has to be given.
     """
 
@@ -133,35 +132,19 @@ def _fields(event: type[Event]) -> tuple[Field, ...]:
     # Not `msgspec.structs.fields`, which fails where a type exists for type checkers only.
     names, defaults = event.__struct_fields__, event.__struct_defaults__
     needed = [msgspec.NODEFAULT] * (len(names) - len(defaults))
-    hints = _hints(event)
     return tuple(
-        Field(name, _type_text(hints, event, name), _default(default))
+        Field(name, type_text(event, name), _default(default))
         for name, default in zip(names, (*needed, *defaults), strict=True)
     )
-
-
-def _hints(event: type[Event]) -> dict[str, Any]:
-    """The types of the fields; nothing where a name in them exists for type checkers only."""
-    try:
-        return typing.get_type_hints(event)
-    except (NameError, AttributeError, TypeError, SyntaxError):
-        return {}
-
-
-def _type_text(hints: dict[str, Any], event: type[Event], name: str) -> str:
-    if name in hints:
-        return type_words(hints[name])
-    for base in event.__mro__:
-        written = inspect.get_annotations(base).get(name)
-        if written is not None:
-            return written if isinstance(written, str) else type_words(written)
-    return "object"
 
 
 def _default(default: Any) -> str | None:
     if default is msgspec.NODEFAULT:
         return None
     made = getattr(default, "factory", None)
+    if isinstance(default, enum.Enum):
+        # Its repr is no Python: <Colour.RED: 'red'>.
+        return f"{type(default).__name__}.{default.name}"
     if made is None:
         return repr(default)
     return repr(made()) if made in (list, dict, set, tuple) else f"{made.__name__}()"

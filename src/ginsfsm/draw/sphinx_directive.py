@@ -197,12 +197,17 @@ class GclassDirective(SphinxDirective):
                 [
                     [shown],
                     [code(one.kind)],
-                    [code(one.default)],
+                    [self._default(one.default)],
                     sentence(one.description, self.docs.full_name),
                 ]
             )
         made.append(table(("Name", "Type", "Default value", "Description"), cells, "parameters"))
         return made
+
+    def _default(self, text: str) -> Node:
+        # An event or a gclass may be one.
+        is_name = text.isidentifier() and text not in ("None", "True", "False")
+        return linked("name", text, text, self.docs.full_name) if is_name else code(text)
 
     def _pictures(self) -> Iterator[Node]:
         if "no-pictures" in self.options:

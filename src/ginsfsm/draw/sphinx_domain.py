@@ -11,6 +11,7 @@ last on the page.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
 
@@ -26,12 +27,24 @@ if TYPE_CHECKING:
     from sphinx.builders import Builder
     from sphinx.environment import BuildEnvironment
 
-__all__ = ["CONTEXT", "FsmDomain", "Place"]
+__all__ = ["CONTEXT", "FsmDomain", "Place", "name_in"]
 
 logger: Final = logging.getLogger(__name__)
 
 CONTEXT: Final = "fsm:gclass"
 """The key under which Sphinx keeps the gclass that the page speaks of."""
+
+
+_NAME: Final = re.compile(r"(?<!\w)(?:\w+\.)*_?(?:EV|ST)_\w+")
+
+
+def name_in(code: str) -> str | None:
+    """The one event or state that a piece of code speaks of: `EV_DROP` of `EV_DROP(abort=True)`.
+
+    None, where there is none, or several; and where it is markup that shows how to make a link.
+    """
+    found = set() if "`" in code else set(_NAME.findall(code))
+    return found.pop() if len(found) == 1 else None
 
 
 class Place(NamedTuple):
@@ -66,6 +79,22 @@ class FsmRole(XRefRole):
         return title, target.lstrip("~")
 
 
+class NameRole(FsmRole):
+    """What stands in backquotes in a docstring: a link where it is known, else code."""
+
+    def process_link(
+        self,
+        env: BuildEnvironment,
+        refnode: Element,
+        has_explicit_title: bool,
+        title: str,
+        target: str,
+    ) -> tuple[str, str]:
+        """See `XRefRole`; of `EV_DROP(abort=True)` the event is meant."""
+        title, target = super().process_link(env, refnode, has_explicit_title, title, target)
+        return title, name_in(target) or target
+
+
 class FsmDomain(Domain):
     """Gclasses, their events, states and parameters."""
 
@@ -76,8 +105,7 @@ class FsmDomain(Domain):
     }
     roles = {
         **{kind: FsmRole(warn_dangling=True) for kind in object_types},
-        # What stands in backquotes in a docstring: a link where it is known, else code.
-        "name": FsmRole(),
+        "name": NameRole(),
     }
     initial_data: ClassVar[dict[str, Any]] = {"places": {}}
     data_version = 1

@@ -13,7 +13,7 @@ from sphinx import addnodes
 from sphinx.util.docutils import register_role
 from sphinx.util.rst import default_role
 
-from ginsfsm.draw.sphinx_domain import CONTEXT
+from ginsfsm.draw.sphinx_domain import CONTEXT, name_in
 
 if TYPE_CHECKING:
     from docutils.nodes import Node
@@ -67,7 +67,7 @@ def sentence(text: str, context: str | None) -> list[Node]:
             made.append(code(found["literal"]))
         else:
             name = found["code"] or found["name"]
-            made.append(linked("name", name, name, context))
+            made.append(linked("name", name_in(name) or name, name, context))
         end = found.end()
     if end < len(text):
         made.append(nodes.Text(text[end:]))

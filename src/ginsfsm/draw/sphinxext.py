@@ -14,6 +14,7 @@ tells how to link to it.
 
 `fsm_diagram` in `conf.py` says how machines are drawn: `"svg"` by Graphviz, `"mermaid"` for a page
 with Mermaid's script, `"text"`, or `"auto"`, the default: SVG where Graphviz is, else text.
+`fsm_link_code = True` makes links of the events and states that stand as code on any page.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from sphinx.util.nodes import make_refnode
 
 from ginsfsm.draw.sphinx_directive import GclassDirective
 from ginsfsm.draw.sphinx_domain import FsmDomain
+from ginsfsm.draw.sphinx_names import LinkedNames
 from ginsfsm.draw.sphinx_picture import Picture, PictureAsText, depart_picture, visit_picture
 
 if TYPE_CHECKING:
@@ -43,9 +45,11 @@ STATIC: Final = Path(__file__).parent / "static"
 def setup(app: Sphinx) -> dict[str, Any]:
     """What Sphinx calls for each of its extensions."""
     app.add_config_value("fsm_diagram", "auto", "env", types=frozenset({str}))
+    app.add_config_value("fsm_link_code", False, "env", types=frozenset({bool}))
     app.add_domain(FsmDomain)
     app.add_directive("gclass", GclassDirective)
     app.add_node(Picture, html=(visit_picture, depart_picture))
+    app.add_transform(LinkedNames)
     app.add_post_transform(PictureAsText)
     app.add_css_file("ginsfsm.css")
     app.connect("missing-reference", _resolve)

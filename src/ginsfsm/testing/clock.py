@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
+
+from ginsfsm.seconds import is_seconds
 
 __all__ = ["ManualClock"]
 
@@ -36,9 +39,14 @@ class ManualClock:
 
     Args:
         start: what `time` says first, in seconds.
+
+    Raises:
+        ValueError: `start` is no finite number.
     """
 
     def __init__(self, start: float = 0.0) -> None:
+        if not is_seconds(start) or math.isinf(start):
+            raise ValueError(f"start: expected a finite number of seconds, got {start!r}")
         self._now = round(start * NANOSECONDS)
         self._timers: dict[_Timer, None] = {}
 
@@ -48,6 +56,8 @@ class ManualClock:
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> _Timer:
         """See `ginsfsm.clock.Clock`."""
+        if seconds != seconds:
+            raise ValueError(f"call_later: expected a number of seconds, got {seconds!r}")
         # Never is a time that no test reaches.
         wait = min(max(0.0, seconds), 1e12)
         timer = _Timer(self, self._now + round(wait * NANOSECONDS), callback)
@@ -79,11 +89,11 @@ class ManualClock:
             How many timers fired.
 
         Raises:
-            ValueError: when `seconds` is negative or no number.
+            ValueError: when `seconds` is negative, endless or no number.
             AssertionError: when timers set one another anew at one moment without end.
         """
-        if not seconds >= 0:
-            raise ValueError(f"advance: expected seconds, 0 or more, got {seconds!r}")
+        if not is_seconds(seconds) or not 0 <= seconds < math.inf:
+            raise ValueError(f"advance: expected seconds, 0 or more and finite, got {seconds!r}")
         if between is not None:
             between()
         end = self._now + round(seconds * NANOSECONDS)

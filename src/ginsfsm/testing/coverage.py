@@ -25,6 +25,7 @@ import json
 import os
 import pkgutil
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,9 +33,12 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple, TypeVar
 
 from ginsfsm import smachine
+from ginsfsm.folder import short_path
 from ginsfsm.gobj import GObj, _gclasses
+from ginsfsm.module_file import import_file
 from ginsfsm.row import Row
 from ginsfsm.smachine import State, Witness
+from ginsfsm.testing.coverage_target import Target
 
 __all__ = ["ENVIRONMENT", "Coverage", "TableRow", "record_process"]
 
@@ -81,14 +85,19 @@ class Coverage:
     One may begin while another records; it ends first then, and both see what fires.
 
     Args:
-        targets: whose rows: a package (with all that is in it), a module, or `module:Class`.
+        targets: whose rows: a package (with all that is in it), a module, `module:Class`,
+            `file.py` or `file.py:Class`.
 
     Attributes:
         problems: what could not be looked at, in sentences.
+
+    Raises:
+        ValueError: a target can name nothing.
     """
 
     def __init__(self, targets: Iterable[str]) -> None:
         self.targets = tuple(targets)
+        self._targets = tuple(Target(text) for text in self.targets)
         self.problems: list[str] = []
         self._marks: dict[TableRow, _Mark] = {}
         self._outer: Witness | None = None
@@ -140,10 +149,8 @@ class Coverage:
 
     def _wants(self, cls: type[GObj]) -> bool:
         module = cls.__module__
-        return any(
-            target in (module, f"{module}:{cls.__qualname__}") or module.startswith(f"{target}.")
-            for target in self.targets
-        )
+        file = getattr(sys.modules.get(module), "__file__", None)
+        return any(target.means(module, cls.__qualname__, file) for target in self._targets)
 
     # -- what was seen -----------------------------------------------------------------------------
 
@@ -167,13 +174,16 @@ class Coverage:
 
         Tests and `__main__` modules are left out. What cannot be imported stands in `problems`.
         """
-        for target in self.targets:
-            name, colon, _ = target.partition(":")
-            self._load(name, alone=bool(colon))
+        for target in self._targets:
+            if target.file is None:
+                self._load(target.module, alone=bool(target.gclass))
+            elif not any(target.file == os.path.realpath(row.file) for row in self._marks):
+                # Only then: a test may have imported it by another name than we would.
+                self._load(short_path(target.file), file=Path(target.file), alone=True)
 
-    def _load(self, name: str, *, alone: bool = False) -> None:
+    def _load(self, name: str, *, file: Path | None = None, alone: bool = False) -> None:
         try:
-            module = importlib.import_module(name)
+            module = importlib.import_module(name) if file is None else import_file(file)
         except (Exception, SystemExit) as error:
             self.problems.append(
                 f"{name} cannot be imported, so its rows are not counted: "
@@ -185,14 +195,11 @@ class Coverage:
 
     def targets_without_rows(self) -> list[str]:
         """The targets that name no row at all; most likely they are misspelt."""
-        found = {(row.module, row.gclass) for row in self._marks}
+        found = {(row.module, row.gclass, row.file) for row in self._marks}
         return [
-            target
-            for target in self.targets
-            if not any(
-                target in (module, f"{module}:{gclass}") or module.startswith(f"{target}.")
-                for module, gclass in found
-            )
+            str(target)
+            for target in self._targets
+            if not any(target.means(*gclass) for gclass in found)
         ]
 
     # -- the processes that a test starts ----------------------------------------------------------
@@ -202,7 +209,9 @@ class Coverage:
         """Let the processes that are started inside this block record too; see `record_process`."""
         before = os.environ.get(ENVIRONMENT)
         with tempfile.TemporaryDirectory(prefix="fsm-cov-") as folder:
-            os.environ[ENVIRONMENT] = json.dumps({"targets": self.targets, "folder": folder})
+            os.environ[ENVIRONMENT] = json.dumps(
+                {"targets": [target.whole for target in self._targets], "folder": folder}
+            )
             try:
                 yield
             finally:

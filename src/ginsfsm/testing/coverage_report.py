@@ -57,7 +57,9 @@ class Report:
             for row, fired in table.rows.items():
                 if not fired:
                     yield f"  {short_path(row.file)}:{row.line}: {row.state}: {row.text}"
-        if len(self.tables) != 1:
+        if not self.tables:
+            yield "no rows"
+        elif len(self.tables) > 1:
             yield f"all: {_counted(self.fired, self.rows)}"
 
     def write_json(self, file: Path) -> None:
@@ -122,8 +124,13 @@ class Report:
             file.write_text(draw(gclass, kind, fired=fired), encoding="utf-8")
 
 
-def percent(fired: int, rows: int) -> float:
-    """How much of it, with one digit behind the point, never rounded up: 100 is all of it."""
+def percent(fired: int, rows: int) -> float | None:
+    """How much of it, with one digit behind the point, never rounded up: 100 is all of it.
+
+    None, where there are no rows: nobody can say how much of nothing that is.
+    """
+    if not rows:
+        return None
     return 100.0 if fired == rows else math.floor(1000 * fired / rows) / 10
 
 

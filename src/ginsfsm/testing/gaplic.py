@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -45,6 +45,8 @@ class ManualGAplic(GAplic):
         self.clock = ManualClock()
         self.record = Record()
         self._unexpected: list[Failed] = []
+        self._without_block: list[type[Exception]] = []
+        """What `expect_failure` was called with, without a `with`."""
         self._replaced: dict[type[GObj], type[StandIn]] = {}
         self._second_observer: Observer | None = None
         super().__init__(name, settings, clock=self.clock)
@@ -77,7 +79,12 @@ class ManualGAplic(GAplic):
 
         It has the parameters, validated, and the events of the gclass; it keeps what it gets and
         does nothing. So a gobj that makes a `GServerSock` in its `start_up` needs no socket.
+
+        Raises:
+            GObjError: that is no gclass.
         """
+        if not (isinstance(gclass, type) and issubclass(gclass, GObj)) or gclass._constructed:
+            raise GObjError(f"replace: expected a gclass, derived from GObj, got {gclass!r}")
         self._replaced[gclass] = stand_in_for(gclass)
 
     def gclass_to_make(self, gclass: type[G]) -> type[G]:
@@ -100,6 +107,9 @@ class ManualGAplic(GAplic):
 
         Args:
             seconds: how much time; 0 fires what is due now.
+
+        Raises:
+            ValueError: that is no number of seconds, or a negative or an endless one.
         """
         self.clock.advance(seconds, between=self._turns)
 
@@ -109,8 +119,12 @@ class ManualGAplic(GAplic):
         The coroutine is closed without having run, and its gobj gets the `done` event.
 
         Raises:
-            GObjError: when none is waiting.
+            GObjError: when none is waiting, that is no gobj, or `error` is no exception.
         """
+        if not isinstance(gobj, GObj):
+            raise GObjError(f"finish: expected a gobj, got {gobj!r}")
+        if error is not None and not isinstance(error, BaseException):
+            raise GObjError(f"finish: error: expected an exception or None, got {error!r}")
         for task in self._all_tasks:
             if task.gobj is gobj:
                 task.finish(result, error)
@@ -139,13 +153,28 @@ class ManualGAplic(GAplic):
         """See `GAplic`; the record goes on beside that observer."""
         self._second_observer = observer
 
-    @contextmanager
-    def expect_failure(self, kind: type[Exception] = Exception) -> Iterator[list[Failed]]:
-        """Assert that an exception of that class is contained inside this block.
+    def expect_failure(
+        self, kind: type[Exception] = Exception
+    ) -> AbstractContextManager[list[Failed]]:
+        """Assert that an exception of that class is contained inside a block::
 
-        Yields:
-            A list that holds, after the block, what was contained.
+            with app.expect_failure(ValueError) as caught:
+                app.turn()
+
+        It yields a list that holds, after the block, what was contained.
+
+        Raises:
+            GObjError: that is no class of exceptions.
         """
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise GObjError(f"expect_failure: expected a class of exceptions, got {kind!r}")
+        self._without_block.append(kind)
+        return self._expect_failure(kind)
+
+    @contextmanager
+    def _expect_failure(self, kind: type[Exception]) -> Iterator[list[Failed]]:
+        __tracebackhide__ = True
+        self._without_block.remove(kind)
         before = len(self._unexpected)
         caught: list[Failed] = []
         yield caught
@@ -158,7 +187,13 @@ class ManualGAplic(GAplic):
 
     def check_failures(self) -> None:
         """Assert that no exception was contained but those that were expected."""
+        __tracebackhide__ = True
         failures = self._unexpected
+        hints = [
+            f"expect_failure({kind.__name__}) expects something inside a block only: write "
+            f"`with app.expect_failure({kind.__name__}):`"
+            for kind in self._without_block
+        ]
         if failures:
             lines = [
                 f"  {one.gobj.path} in {one.state}"
@@ -167,8 +202,10 @@ class ManualGAplic(GAplic):
                 for one in failures
             ]
             raise AssertionError(
-                "\n".join(["contained at an edge of the loop, and not expected:", *lines])
+                "\n".join(["contained at an edge of the loop, and not expected:", *lines, *hints])
             ) from failures[0].error
+        if hints:
+            raise AssertionError("\n".join(hints))
 
     def _note(self, observation: Observation) -> None:
         self.record(observation)
@@ -186,6 +223,7 @@ class ManualGAplic(GAplic):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        __tracebackhide__ = True
         self.destroy_gobj(self)
         if error is None:
             self.check_failures()

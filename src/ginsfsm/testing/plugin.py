@@ -3,11 +3,17 @@
 It is loaded in every test run where ginsfsm is installed, and ginsfsm with it; what records and
 reports is imported only when it is asked for. With pytest-xdist each process records for itself,
 and the one that reports adds them up.
+
+The frames of the library are left out of the traceback of a test that failed, as those of pytest
+are: between two actions of a user there may be seven. `--full-trace` shows them, and so does
+`-p no:ginsfsm-frames`, which shows nothing of pytest.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,8 +37,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         type=_target,
-        help="record which rows of its tables fire: a package, a module or module:Class; may be "
-        "given many times",
+        help="record which rows of its tables fire: a package, a module, module:Class, file.py "
+        "or file.py:Class; may be given many times",
     )
     group.addoption(
         "--fsm-cov-report",
@@ -51,9 +57,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _target(text: str) -> str:
-    if all(part.isidentifier() for part in text.replace(":", ".").split(".")):
-        return text
-    raise pytest.UsageError(f"--fsm-cov={text}: expected a package, a module or module:Class")
+    from ginsfsm.testing.coverage_target import Target
+
+    try:
+        target = Target(text)
+    except ValueError as error:
+        raise pytest.UsageError(f"--fsm-cov={text}: {error}") from None
+    if target.file is not None and not os.path.isfile(target.file):
+        raise pytest.UsageError(f"--fsm-cov={text}: there is no file {target.file}")
+    # A process of pytest-xdist may have another working folder.
+    return target.whole
 
 
 def _percent(text: str) -> float:
@@ -75,11 +88,38 @@ def _report(text: str) -> tuple[str, str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin to record, before any test is imported."""
+    config.pluginmanager.register(Frames(), "ginsfsm-frames")
     targets: list[str] = config.option.fsm_cov
     if targets:
         config.pluginmanager.register(FsmCov(config, targets), "fsm-cov")
     elif config.option.fsm_cov_report or config.option.fsm_cov_fail_under is not None:
         raise pytest.UsageError("--fsm-cov-report and --fsm-cov-fail-under need --fsm-cov=TARGET")
+
+
+class Frames:
+    """Leaves the frames of the library out of tracebacks."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
+        if call.excinfo is None:
+            return
+        # pytest looks for this name in the globals of a frame too. So it costs no event anything.
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] == "ginsfsm":
+                vars(module)["__tracebackhide__"] = _tells_enough
+
+
+def _tells_enough(excinfo: pytest.ExceptionInfo[BaseException] | None) -> bool:
+    """Whether an exception can be understood without the library's frames around it.
+
+    Not one that the library did not mean to raise: then where it arose is all there is.
+    """
+    from ginsfsm.errors import GinsfsmError
+
+    if excinfo is None or isinstance(excinfo.value, (GinsfsmError, AssertionError)):
+        return True
+    where: str = excinfo.traceback[-1].frame.f_globals.get("__name__", "")
+    return where.partition(".")[0] != "ginsfsm"
 
 
 class FsmCov:
@@ -161,7 +201,8 @@ class FsmCov:
             self.told += uncounted
             return
         self.failures += uncounted
-        if report.percent < self.least:
+        # Where there are no rows at all, each target is told of above.
+        if report.percent is not None and report.percent < self.least:
             self.failures.append(
                 f"{report.percent:g} % of the rows fired, less than --fsm-cov-fail-under="
                 f"{self.least:g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from ginsfsm.errors import GObjError
 from ginsfsm.event import Event
 from ginsfsm.gobj import GObj
 from ginsfsm.inspection import (
@@ -25,8 +26,12 @@ class Record:
     """Everything that an observer was told, oldest first. It is an observer itself.
 
     Where an event is expected, a class stands for any payload and an object for exactly its own:
-    `EV_SEND_DATA` or `EV_SEND_DATA(b"x")`. `to` and `by` narrow it to one destination or source.
-    An event is sent when it was delivered to a row; see `refused` for the others.
+    `EV_SEND_DATA` or `EV_SEND_DATA(b"x")`; `Event` itself stands for any event at all. `to` and
+    `by` narrow it to one destination or source. An event is sent when it was delivered to a row;
+    see `refused` for the others.
+
+    Every assertion raises GObjError where it is given what is no event or no gobj, such as a name:
+    nothing would be like it, and `not_sent` would assert nothing.
     """
 
     def __init__(self) -> None:
@@ -44,6 +49,8 @@ class Record:
 
     def sent(self, expected: E | type[E], *, to: GObj | None = None, by: GObj | None = None) -> E:
         """Assert that this event was sent, and return the first one that was."""
+        __tracebackhide__ = True
+        _check("sent", expected, to=to, by=by)
         for one in self._deliveries(to, by):
             if _fits(one.event, expected):
                 return one.event  # type: ignore[return-value]
@@ -58,6 +65,8 @@ class Record:
         by: GObj | None = None,
     ) -> None:
         """Assert that these events were sent in this order; others may stand between them."""
+        __tracebackhide__ = True
+        _check("sent_in_order", *expected, to=to, by=by)
         left = list(expected)
         for one in self._deliveries(to, by):
             if left and _fits(one.event, left[0]):
@@ -74,6 +83,8 @@ class Record:
         self, unexpected: Event | type[Event], *, to: GObj | None = None, by: GObj | None = None
     ) -> None:
         """Assert that no such event was sent."""
+        __tracebackhide__ = True
+        _check("not_sent", unexpected, to=to, by=by)
         for one in self._deliveries(to, by):
             if _fits(one.event, unexpected):
                 raise AssertionError(
@@ -83,6 +94,8 @@ class Record:
 
     def refused(self, expected: E | type[E], *, to: GObj | None = None) -> E:
         """Assert that the state of its destination did not accept this event; return the event."""
+        __tracebackhide__ = True
+        _check("refused", expected, to=to)
         for one in self.observations:
             if (
                 isinstance(one, Refused)
@@ -97,6 +110,8 @@ class Record:
 
     def states(self, gobj: GObj) -> list[str]:
         """The states that a gobj went to, oldest first; not the one that it began in."""
+        __tracebackhide__ = True
+        _check("states", gobj=gobj)
         return [
             one.new for one in self.observations if isinstance(one, Transition) and one.gobj is gobj
         ]
@@ -118,9 +133,26 @@ class Record:
         return "what happened:\n" + "\n".join(f"  {line}" for line in str(self).splitlines())
 
 
+def _check(method: str, /, *events: object, **gobjs: object) -> None:
+    """Refuse what nothing that happened can be like. `to` and `by` may be None."""
+    __tracebackhide__ = True
+    faults = [
+        f"expected an event or its class, got {one!r}"
+        for one in events
+        if not isinstance(one, Event) and not (isinstance(one, type) and issubclass(one, Event))
+    ]
+    faults += [
+        f"{name}: expected a gobj, got {one!r}"
+        for name, one in gobjs.items()
+        if not isinstance(one, GObj) and (one is not None or name == "gobj")
+    ]
+    if faults:
+        raise GObjError(f"{method}: {'; '.join(faults)}")
+
+
 def _fits(event: Event, expected: Event | type[Event]) -> bool:
     if isinstance(expected, type):
-        return type(event) is expected
+        return type(event) is expected or expected is Event
     return type(event) is type(expected) and event == expected
 
 

@@ -43,9 +43,21 @@ class StandIn(GObj):
         """Call this function with each event of that class; what it returns is the answer.
 
         Without one, `send_event` to a stand-in returns None.
+
+        Raises:
+            GObjError: that is no class of an event, or one that the stand-in does not accept, or
+                no function.
         """
-        if not self.compiled.accepted & {kind}:
-            raise GObjError(f"{self.path}: it does not accept {kind.__name__}, so it never answers")
+        if not isinstance(kind, type) or not issubclass(kind, Event):
+            raise GObjError(f"{self.path}: answer: expected the class of an event, got {kind!r}")
+        name = kind.__name__
+        if kind not in self.compiled.accepted:
+            raise GObjError(f"{self.path}: it does not accept {name}, so it never answers")
+        if not callable(function):
+            raise GObjError(
+                f"{self.path}: answer: expected a function that takes the event, got {function!r}; "
+                f"write answer({name}, lambda event: {function!r})"
+            )
         self._answers[kind] = function
 
     def keep(self, event: Event) -> object:
