@@ -4,6 +4,7 @@
   told of an exception that nobody took.
 * Tests run in several processes. A test that measures is marked `alone`, and then it is.
 * No test may leave a socket or an epoll object open.
+* No property test fails because the machine is busy, see the profile of hypothesis.
 * With `CI=true` in the environment a skipped test is a failure. A test that is skipped on every
   machine proves nothing, and nobody would notice.
 """
@@ -22,11 +23,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 T = TypeVar("T")
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 OPEN_FILES = Path("/proc/self/fd")
+
+# What is not said here is as before, also where hypothesis has found out that it runs in CI. How
+# long examples take to make says how busy the machine is, and nothing of what is tested.
+settings.register_profile("ginsfsm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ginsfsm")
 
 
 def pytest_collection_finish() -> None:

@@ -136,8 +136,8 @@ async def wait_for(
         if time.monotonic() > end:
             pytest.fail(f"not within {deadline} s: {what or condition.__code__.co_names}")
         turns += 1
-        # A hundred turns at full speed, then gently: the other side may need the processor.
-        await asyncio.sleep(0 if turns < 100 else 0.001)
+        # At full speed, then gently: the other side may need the processor, and so do other tests.
+        await asyncio.sleep(0 if turns < 100 else 0.001 if turns < 1000 else 0.02)
 
 
 async def turns(count: int = 10) -> None:

@@ -84,7 +84,7 @@ def check_it_goes_on(keeper: Keeper, run_async: RunAsync) -> None:
         ({"use_multi_ports": "yes"}, ["use_multi_ports: expected bool, got 'yes' (str)"]),
         ({"backlog": 0}, ["backlog: expected int from 1 to 65535, got 0 (int)"]),
         ({"ssl_options": "cert.pem"}, ["ssl_options: expected dict"]),
-        ({"subscriber": "keeper"}, ["subscriber: expected GObj | None"]),
+        ({"subscriber": "keeper"}, ["subscriber: expected a gobj or None"]),
         ({"tx_max": -1}, ["tx_max: expected int, 0 or more, got -1 (int)"]),
         ({"close_timeout": -1.0}, ["close_timeout: expected float, 0 or more, got -1.0 (float)"]),
         ({"keepalive": 40_000}, ["keepalive: expected int from 0 to 32767, got 40000 (int)"]),
@@ -272,12 +272,15 @@ def run(tmp_path: Path) -> Run:
     (tmp_path / "server.py").write_text(textwrap.dedent(SERVER))
 
     def _run(
-        *settings: str, target: str = "server.py:Owner", **options: Any
+        *settings: str,
+        target: str = "server.py:Owner",
+        more: tuple[str, ...] = (),
+        **options: Any,
     ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-W", "always::ResourceWarning", "-m", "ginsfsm", "run"]
         arguments = [part for one in settings for part in ("--set", one)]
         return subprocess.run(
-            [*command, target, *arguments],
+            [*command, target, *arguments, *more],
             cwd=tmp_path,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -331,6 +334,28 @@ class TestCommand:
     def test_parameter_of_the_server(self, run: Run) -> None:
         done = run("server.prot=1")
         check_told_once(done, "prot: unknown parameter; did you mean 'port'?", "settings")
+
+    def test_framing_that_settings_cannot_say(self, run: Run, tmp_path: Path) -> None:
+        told = (
+            (
+                "framing: 'line' (str) is no framing; did you mean 'lines'?; in settings "
+                "expected '' for none, one of 'lines', 'crlf',"
+            ),
+            (
+                "or a fixed size as a whole number from 1; a delimiter or a class can be given "
+                "only in the code (from the settings of 'server')"
+            ),
+        )
+        check_told_once(run("server.framing=line"), *told)
+        (tmp_path / "settings.toml").write_text('[server]\nframing = "line"\n')
+        check_told_once(run(target="server.py:Owner", more=("--settings", "settings.toml")), *told)
+
+    def test_a_fixed_size_of_frames_that_is_too_large(self, run: Run) -> None:
+        # It has become a number, and so it can be compared.
+        check_told_once(
+            run("server.framing=1048577"),
+            "framing: a fixed size of 1048577 bytes was given, more than max_frame=1048576",
+        )
 
     def test_privileged_port(self, run: Run, tmp_path: Path) -> None:
         first_free = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -136,15 +137,25 @@ class TestBadValues:
             ),
             (
                 {"interface": "\udcff"},
-                "hosts, interface: expected texts that are UTF-8, got '\\udcff'",
+                "interface: expected a text that is UTF-8, got '\\udcff'",
             ),
             (
                 {"host": "\ud800"},
-                "hosts, interface: expected texts that are UTF-8, got '\\ud800'",
+                ("host, hosts: expected an address or a name, of at most 1024 characters that are "
+                "UTF-8 and no NUL, got '\\ud800'"),
             ),
             (
                 {"socket_options": {"SO_RCVBUF": "65536"}},
                 "socket_options: SO_RCVBUF: expected an int, or bytes, got '65536' (str)",
+            ),
+            (
+                {"socket_options": {"SO_RCVBUF": True}},
+                "socket_options: SO_RCVBUF: expected an int, or bytes, got True (bool); give 1",
+            ),
+            (
+                {"socket_options": {5: 1}},
+                ("socket_options: expected dict of str and object, got a dict (wrong at a key of "
+                "the value)"),
             ),
             ({"fd": -2}, "fd: expected int from -1 to 1048575, got -2 (int)"),
             (
@@ -197,6 +208,25 @@ class TestBadValues:
     )  # fmt: skip
     def test_one_clear_error(self, parameters: dict[str, Any], sentence: str, app: GAplic) -> None:
         assert fault(app, **parameters) == sentence
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells both")
+    def test_the_system_has_the_interface_and_the_backlog(
+        self, app: GAplic, run_async: RunAsync
+    ) -> None:
+        async def main() -> None:
+            async with app:
+                keeper, server = make(app, interface="lo", backlog=7)
+                assert server._listening is not None
+                (sock,) = server._listening.sockets
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16) == b"lo\0"
+                # Of `struct tcp_info`; of a socket that listens, `tcpi_sacked` is the backlog.
+                info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+                assert struct.unpack_from("=I", info, 28) == (7,)
+                with connect(server) as client:
+                    await write(client, b"hello")
+                    await until(lambda: keeper.of(EV_RX_DATA))
+
+        run_async(main)
 
     @pytest.mark.parametrize(
         ("parameters", "sentence"),
@@ -594,6 +624,30 @@ class TestWhatTheKernelKeeps:
                     with connect(server):
                         await until(lambda: len(keeper.gsocks) == 2)
                         assert self.kept(keeper.gsocks[1])[:3] == (1, 50, 7)
+
+        run_async(scenario)
+
+    @pytest.mark.parametrize("keepalive", [0, 60])
+    def test_0_is_the_systems_again(self, keepalive: int, app: GAplic, run_async: RunAsync) -> None:
+        keeper, server = make(app)
+        with socket.socket() as new:
+            names = (socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            of_system = tuple(new.getsockopt(socket.IPPROTO_TCP, one) for one in names)
+        assert of_system != (15, 4)
+        changes = {"keepalive": keepalive, "keepalive_interval": 0, "keepalive_count": 0}
+
+        async def scenario() -> None:
+            async with app:
+                with connect(server):
+                    await until(lambda: keeper.gsocks)
+                    (gsock,) = keeper.gsocks
+                    assert self.kept(gsock)[2:4] == (15, 4)
+                    gsock.write_parameters(**changes)
+                    assert self.kept(gsock)[2:4] == of_system
+                    server.write_parameters(**changes)
+                    with connect(server):
+                        await until(lambda: len(keeper.gsocks) == 2)
+                        assert self.kept(keeper.gsocks[1])[2:4] == of_system
 
         run_async(scenario)
 

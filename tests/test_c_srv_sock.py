@@ -134,10 +134,26 @@ class TestListening:
 
         run_async(main)
 
-    def test_ports_alone_do_nothing(self, app: GAplic) -> None:
+    def test_ports_alone_are_refused(self, app: GAplic) -> None:
         keeper = app.create_gobj("keeper", Keeper, app)
-        free = serve(keeper, "free").config.port
-        assert serve(keeper, ports=(free,)).config.port not in (0, free)
+        with pytest.raises(
+            GConfigError, match=r"ports: without use_multi_ports=True none of \(7, 8\) is tried"
+        ):
+            serve(keeper, ports=(7, 8))
+        assert not keeper.children
+
+    def test_ports_wait_for_their_switch_beside_a_port(self, app: GAplic) -> None:
+        keeper = app.create_gobj("keeper", Keeper, app)
+        port = serve(keeper, "first").config.port
+        with pytest.raises(GObjError, match=f"127.0.0.1:{port}: port in use"):
+            serve(keeper, port=port, ports=(7, 8))
+
+    def test_ports_wait_for_their_switch_beside_a_path(
+        self, app: GAplic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        keeper = app.create_gobj("keeper", Keeper, app)
+        assert serve(keeper, unix_path="door", ports=(7, 8)).addresses == ("door",)
 
     def test_an_error_names_every_address_tried_and_why(self, app: GAplic) -> None:
         keeper = app.create_gobj("keeper", Keeper, app)

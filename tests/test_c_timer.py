@@ -223,7 +223,7 @@ def test_an_event_that_needs_a_payload_cannot_be_the_timeout() -> None:
         assert owner.children == {}
 
 
-@pytest.mark.parametrize("seconds", [float("nan"), "5", None])
+@pytest.mark.parametrize("seconds", [float("nan"), "5", None, True, 10**400])
 def test_a_time_that_is_no_number(seconds: Any) -> None:
     with ManualGAplic() as app:
         owner = owner_of(app)

@@ -45,6 +45,29 @@ def test_timers_call_back_in_order(run_async: RunAsync) -> None:
     run_async(main())
 
 
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize("seconds", [float("nan"), "1", None])
+def test_what_is_no_time_is_not_set_and_the_others_go_on(
+    seconds: Any, running: bool, run_async: RunAsync
+) -> None:
+    async def main() -> None:
+        clock = LoopClock()
+        done = asyncio.Event()
+        clock.call_later(0.002, done.set)
+        if running:
+            clock.start(asyncio.get_running_loop())
+        with pytest.raises((ValueError, TypeError)) as caught:
+            clock.call_later(seconds, lambda: pytest.fail("it was not set"))
+        if isinstance(seconds, float):
+            assert str(caught.value) == "call_later: expected a number of seconds, got nan"
+        assert len(clock.timers) == 1
+        if not running:
+            clock.start(asyncio.get_running_loop())
+        await done.wait()
+
+    run_async(main())
+
+
 def test_a_timer_set_before_the_loop_counts_from_its_start(run_async: RunAsync) -> None:
     clock = LoopClock()
     done = asyncio.Event()

@@ -29,13 +29,14 @@ from ginsfsm.c_sock import (
     EV_RX_END,
     EV_RX_FRAME,
     EV_SEND_DATA,
+    EV_START_TLS,
     EV_TLS_STARTED,
     GSock,
 )
 from ginsfsm.c_srv_sock import EV_REFUSED, GServerSock
 from ginsfsm.deadlines import SLICE
 from ginsfsm.testing import ManualClock
-from secure import TlsPeer, client_options, dial, server_options
+from secure import TlsPeer, client_options, context_against, dial, options_of, server_options
 from servers import Keeper, connect, serve, until
 from sockets import Owner, Pair, Peer, accept, client_of, listener, turns, wait_for
 
@@ -286,6 +287,61 @@ def test_a_half_closed_one_has_a_lifetime_still(run_async: RunAsync) -> None:
             await one.ends_within(20, "timeout")
 
     run_async(main())
+
+
+@BOTH
+def test_an_upgrade_to_tls_gives_no_other_lifetime(role: str, run_async: RunAsync) -> None:
+    async def main() -> None:
+        async with scene(
+            role, max_lifetime=20.0, start_tls=True, ssl_options=options_of(role)
+        ) as one:
+            await one.lives_for(15)
+            await upgrade(one, role)
+            await one.ends_within(5, "timeout")
+
+    run_async(main())
+
+
+@BOTH
+def test_an_upgrade_that_outlives_its_connection(role: str, run_async: RunAsync) -> None:
+    """The handshake has a time of its own; what is over behind it ends."""
+
+    async def main() -> None:
+        async with scene(
+            role, max_lifetime=20.0, start_tls=True, ssl_options=options_of(role)
+        ) as one:
+            await one.lives_for(15)
+            one.owner.tell(one.gsock, EV_START_TLS())
+            await one.lives_for(9)
+            await upgrade(one, role, begun=True)
+            await one.wait(LATE)
+            await one.has_ended()
+            assert one.owner.reason() == "timeout"
+
+    run_async(main())
+
+
+@BOTH
+def test_what_came_before_an_upgrade_was_first_data(role: str, run_async: RunAsync) -> None:
+    async def main() -> None:
+        async with scene(
+            role, first_data_timeout=5.0, idle_timeout=60.0, start_tls=True,
+            ssl_options=options_of(role),
+        ) as one:  # fmt: skip
+            await one.lives_for(4)
+            await one.hears(b"STARTTLS")
+            await upgrade(one, role)
+            await one.ends_within(60, "idle")
+
+    run_async(main())
+
+
+async def upgrade(one: Scene, role: str, *, begun: bool = False) -> None:
+    """Both ends go on with TLS, in no time."""
+    if not begun:
+        one.owner.tell(one.gsock, EV_START_TLS())
+    await TlsPeer(one.peer, context_against(role), server_side=role == "client").shake()
+    await wait_for(lambda: one.owner.of(EV_TLS_STARTED), "EV_TLS_STARTED")
 
 
 # -- the first byte --------------------------------------------------------------------------------

@@ -2,15 +2,20 @@
 
 import errno
 import logging
+import math
+import os
 import socket
+import subprocess
+import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import RunAsync
-from ginsfsm import Event, GAplic, GObj, on
+from ginsfsm import Event, EventError, GAplic, GObj, on
 from ginsfsm.c_sock import (
     EV_CONNECTED,
     EV_DISCONNECTED,
@@ -28,8 +33,10 @@ from ginsfsm.c_srv_sock import (
     GServerSock,
 )
 from secure import dial, server_options
-from servers import Keeper, connect, read_to_end, until, write
+from servers import DEADLINE, Keeper, connect, needs_proc, read_to_end, until, write
 from sockets import RESET, turns
+
+HERE = Path(__file__).resolve()
 
 
 class Drainer(Keeper):
@@ -274,6 +281,8 @@ STATES = {
     "ST_THROTTLED": {"accept_rate": 0.001, "accept_burst": 1},
 }
 
+NO_TIMES: list[Any] = [math.nan, -1, "x", None, True, 10**400]
+
 
 class TestDraining:
     @pytest.mark.parametrize("state", STATES)
@@ -304,6 +313,64 @@ class TestDraining:
                 assert server.state == "ST_CLOSED"
                 assert drainer.gsocks == []
                 assert len(app.poller) == 0
+
+        run_async(main)
+
+    @pytest.mark.parametrize("state", [*STATES, "ST_DRAINING", "ST_CLOSED"])
+    @pytest.mark.parametrize(
+        "timeout", NO_TIMES, ids=["nan", "negative", "text", "None", "bool", "endless int"]
+    )
+    def test_what_is_no_time_changes_nothing(
+        self, timeout: Any, state: str, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app, **STATES.get(state, {}))
+
+        async def main() -> None:
+            async with app:
+                if state in STATES:
+                    await in_state(state, app, server, drainer, opened)
+                else:
+                    client = opened.enter_context(connect(server))
+                    await until(lambda: drainer.gsocks)
+                    app.send_event(server, EV_DRAIN())
+                    if state == "ST_CLOSED":
+                        client.close()
+                        await until(lambda: server.state == "ST_CLOSED")
+                heard, addresses, room = len(drainer.heard), server.addresses, server._room
+                with pytest.raises(EventError) as caught:
+                    app.send_event(server, EV_DRAIN(timeout))
+                assert str(caught.value) == (
+                    "app/server: EV_DRAIN: expected timeout to be a number of seconds, 0 or more, "
+                    f"got {timeout!r}; 0 aborts the connections at once"
+                )
+                assert server.state == state
+                assert (len(drainer.heard), server.addresses) == (heard, addresses)
+                assert server._room is room
+                # Timers go on.
+                fired: list[bool] = []
+                app.call_later(app, 0.001, lambda: fired.append(True))
+                await until(lambda: fired)
+                # And a right one is taken as if there had been no other.
+                app.send_event(server, EV_DRAIN(0))
+                await until(lambda: server.state == "ST_CLOSED")
+
+        run_async(main)
+
+    def test_without_an_end_it_waits_for_the_last(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app)
+
+        async def main() -> None:
+            async with app:
+                client = opened.enter_context(connect(server))
+                await until(lambda: drainer.gsocks)
+                app.send_event(server, EV_DRAIN(math.inf))
+                await turns()
+                assert server.state == "ST_DRAINING"
+                client.close()
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert drainer.of(EV_DRAINED)[0].remaining == 0
 
         run_async(main)
 
@@ -412,6 +479,78 @@ class TestDraining:
                 await until(lambda: drainer.of(EV_DRAINED))
                 assert len(drainer.of(EV_DRAINING)) == 1
                 assert [one.remaining for one in drainer.of(EV_DRAINED)] == [1]
+
+        run_async(main)
+
+    @pytest.mark.parametrize("first", [30.0, 0])
+    @pytest.mark.parametrize("again", [0, 0.05])
+    def test_a_second_one_comes_of_one_in_the_queue(
+        self,
+        first: float,
+        again: float,
+        app: GAplic,
+        run_async: RunAsync,
+        opened: ExitStack,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """An owner who stops after so many clients asks while the drain accepts the last."""
+        drainer, server = start(app)
+
+        async def main() -> None:
+            async with app:
+                drainer.on_connected = lambda: app.send_event(server, EV_DRAIN(timeout=again))
+                for _ in range(3):
+                    opened.enter_context(connect(server))
+                app.send_event(server, EV_DRAIN(timeout=first))
+                await until(lambda: drainer.of(EV_DRAINED))
+                await turns()
+                assert drainer.kinds == [
+                    *["EV_CONNECTED"] * 3, "EV_DRAINING", *["EV_DISCONNECTED"] * 3, "EV_DRAINED",
+                ]  # fmt: skip
+                assert [one.remaining for one in drainer.of(EV_DRAINED)] == [3]
+                assert server.stats().accept_errors == {}
+
+        run_async(main)
+        assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+
+    @pytest.mark.parametrize("again", [0, 0.05])
+    def test_a_second_one_comes_of_the_news(
+        self, again: float, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app)
+
+        async def main() -> None:
+            async with app:
+                opened.enter_context(connect(server))
+                await until(lambda: drainer.gsocks)
+                drainer.on_draining = lambda: app.send_event(server, EV_DRAIN(timeout=again))
+                app.send_event(server, EV_DRAIN())
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert [one.remaining for one in drainer.of(EV_DRAINED)] == [1]
+
+        run_async(main)
+
+    def test_those_in_the_queue_are_dropped_one_by_one(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        """Between two of them none is open, and that is not the end."""
+        drainer, server = start(app)
+
+        def drop() -> None:
+            for gsock in drainer.gsocks:
+                drainer.send_event(gsock, EV_DROP(abort=True))
+
+        async def main() -> None:
+            async with app:
+                drainer.on_connected = drop
+                for _ in range(3):
+                    opened.enter_context(connect(server))
+                app.send_event(server, EV_DRAIN())
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert drainer.kinds == [
+                    *["EV_CONNECTED"] * 3, "EV_DRAINING", *["EV_DISCONNECTED"] * 3, "EV_DRAINED",
+                ]  # fmt: skip
+                assert [one.remaining for one in drainer.of(EV_DRAINED)] == [0]
 
         run_async(main)
 
@@ -580,6 +719,7 @@ class TestDraining:
                 app.destroy_gobj(server)
                 # It ended while it accepted: that is no failure of the system.
                 assert server.stats().accept_errors == {}
+                assert not getattr(server._drain, "live", False)
                 if when == "EV_DRAINED":
                     return
                 # Its connections live on, and nobody aborts them.
@@ -628,6 +768,44 @@ class TestHandshakes:
                 assert drainer.kinds == ["EV_DRAINING", "EV_DRAINED"]
                 assert drainer.of(EV_DRAINED)[0].remaining == 1
                 assert await read_to_end(client) == b""
+
+        run_async(main)
+
+    @pytest.mark.parametrize("part", ["header", "handshake"])
+    def test_one_that_is_aborted_is_no_fault_of_the_peer(
+        self,
+        part: str,
+        app: GAplic,
+        run_async: RunAsync,
+        opened: ExitStack,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        parameters: dict[str, Any] = {
+            "header": {"proxy_protocol": "require", "proxy_trusted": ("127.0.0.1",)},
+            "handshake": {"ssl_options": server_options()},
+        }[part]
+        drainer, server = start(app, **parameters)
+
+        async def main() -> None:
+            async with app:
+                client = opened.enter_context(connect(server))
+                assert client.send(b"P" if part == "header" else b"\x16\x03") > 0
+                await until(lambda: len(server.ledger))
+                await turns()
+                app.send_event(server, EV_DRAIN(timeout=0))
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert drainer.kinds == ["EV_DRAINING", "EV_DRAINED"]
+                assert drainer.of(EV_DRAINED)[0].remaining == 1
+                stats = server.stats()
+                assert (stats.refused, stats.failed_handshakes, stats.failed) == ({}, 0, 0)
+                what, end = {
+                    "header": ("no PROXY header from", ": drained"),
+                    "handshake": ("the TLS handshake with", " failed: drained"),
+                }[part]
+                host, port = client.getsockname()
+                (told,) = [one.getMessage() for one in caplog.records if what in one.getMessage()]
+                assert told.endswith(f"{what} {host}:{port}{end}")
 
         run_async(main)
 
@@ -709,3 +887,91 @@ class TestSessions:
 
         run_async(main)
         assert [one for one in caplog.records if one.levelno >= logging.WARNING] == []
+
+
+# No descriptors, really
+
+
+ROOM = 5
+"""Connections that the process has descriptors for."""
+
+
+def drain_without_descriptors() -> None:
+    """What the process does: serve as many as there is room for, then drain, and say how it went.
+
+    It drains when a byte comes on its standard input.
+    """
+    import asyncio
+    import resource
+
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s")
+
+    async def main() -> None:
+        app = GAplic("app")
+        drainer, server = start(app)
+        async with app:
+            loop = asyncio.get_running_loop()
+            told = asyncio.Event()
+            loop.add_reader(0, told.set)
+            await asyncio.sleep(0)
+            limit = len(os.listdir("/proc/self/fd")) - 1 + ROOM
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+            print(server.config.port, flush=True)
+            await told.wait()
+            loop.remove_reader(0)
+            await until(lambda: server.state == "ST_NO_ROOM")
+            app.send_event(server, EV_DRAIN())
+            print(server.state, len(server.ledger), flush=True)
+            await until(lambda: drainer.of(EV_DRAINED))
+            print(server.state, drainer.of(EV_DRAINED)[0].remaining, flush=True)
+
+    asyncio.run(main())
+
+
+@needs_proc
+def test_without_descriptors_it_comes_to_its_end(opened: ExitStack) -> None:
+    process = opened.enter_context(
+        subprocess.Popen(
+            [sys.executable, str(HERE)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path[1:]])},
+        )
+    )  # fmt: skip
+    opened.callback(process.kill)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    address = ("127.0.0.1", int(process.stdout.readline()))
+    clients = [
+        opened.enter_context(socket.create_connection(address, DEADLINE)) for _ in range(2 * ROOM)
+    ]
+    process.stdin.write("drain\n")
+    process.stdin.flush()
+    # Nobody can take those who wait in the queue, and they learn so at once.
+    assert process.stdout.readline() == f"ST_DRAINING {ROOM}\n"
+    for client in clients[ROOM:]:
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, DEADLINE)
+    # Who is in is served until it goes, and the last one ends the drain.
+    for client in clients[:ROOM]:
+        client.sendall(b"still here")
+        client.close()
+    assert process.stdout.readline() == "ST_CLOSED 0\n"
+    assert process.wait(DEADLINE) == 0
+    lines = process.stderr.read().splitlines()
+    assert lines == [
+        (
+            "WARNING app/server: no room for more connections (Too many open files) with "
+            f"{ROOM} open; accepting again when one closes, clients wait meanwhile"
+        ),
+        (
+            "WARNING app/server: draining, and no room for those who still wait (Too many open "
+            "files); they are reset"
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    drain_without_descriptors()

@@ -4,6 +4,7 @@ What each kind takes and refuses, however it was cut, is in `net/test_framing.py
 """
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import secure
 import sockets
 from conftest import RunAsync
-from ginsfsm import EventError, GConfigError, on
+from ginsfsm import EventError, GAplic, GConfigError, on
 from ginsfsm.c_sock import (
     EV_CONNECT,
     EV_CONNECTED,
@@ -29,6 +30,7 @@ from ginsfsm.c_sock import (
     GSock,
 )
 from ginsfsm.c_srv_sock import GServerSock
+from ginsfsm.gconfig import Text
 from ginsfsm.net.framing import FrameError
 from ginsfsm.smachine import NOT_ACCEPTED
 from secure import ROLES, TlsPeer, context_against, options_of, plain_pair, tls_pair
@@ -77,6 +79,13 @@ class Upper:
     def rest(self) -> bytes:
         held, self.held = self.held, b""
         return held
+
+
+class Explosive(Upper):
+    """One that cannot be made."""
+
+    def __init__(self, max_frame: int) -> None:
+        raise ZeroDivisionError("its own fault")
 
 
 KINDS: dict[str, tuple[Any, list[bytes], bytes]] = {
@@ -191,6 +200,21 @@ class TestKinds:
 
         run_async(main)
 
+    @pytest.mark.parametrize("said", [Text("7"), 7, "7"], ids=["--set", "TOML", "TOML text"])
+    def test_a_fixed_size_from_settings(self, said: object, run_async: RunAsync) -> None:
+        async def main() -> None:
+            app = GAplic("app", {"server": {"framing": said}})
+            owner = sockets.make_owner(app)
+            server = app.create_gobj("server", GServerSock, app, host="127.0.0.1", subscriber=owner)
+            assert server.config.framing == 7
+            async with app:
+                with await secure.dial_raw(server) as peer:
+                    await peer.send(b"1234567abcdefg123")
+                    await wait_for(lambda: len(frames(owner)) == 2)
+                    assert frames(owner) == [b"1234567", b"abcdefg"]
+
+        run_async(main)
+
     def test_one_written_while_it_runs_holds_for_the_next(self, run_async: RunAsync) -> None:
         async def main() -> None:
             async with gaplic() as app:
@@ -207,6 +231,63 @@ class TestKinds:
                         await new.send(b"3:new,")
                         await wait_for(lambda: len(frames(owner)) == 2)
                         assert sorted(frames(owner)) == [b"3:old,", b"new"]
+
+        run_async(main)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("framing", "netstrings"),
+            ("max_frame", 5),
+            ("proxy_protocol", "off"),
+            ("proxy_trusted", ("127.0.0.1",)),
+            ("proxy_timeout", 1.0),
+        ],
+    )
+    def test_written_to_an_open_connection_of_a_server_it_is_refused(
+        self, name: str, value: object, run_async: RunAsync
+    ) -> None:
+        async def main() -> None:
+            async with pair("accepted", framing="lines") as (_, owner, gsock, peer):
+                config = gsock.config
+                with pytest.raises(GConfigError) as caught:
+                    gsock.write_parameters(**{name: value, "tx_max": 7})
+                assert str(caught.value) == (
+                    f"{gsock.path}: {name}: cannot change while a connection that a server "
+                    "accepted is open; write it to the server, for those that come"
+                )
+                assert gsock.config is config
+                await peer.send(b"as before\n")
+                await wait_for(lambda: frames(owner))
+                assert frames(owner) == [b"as before"]
+                peer.end()
+                await wait_for(lambda: owner.of(EV_DISCONNECTED))
+                # It may become a client's, and then it is for its next connection.
+                gsock.write_parameters(**{name: value})
+
+        run_async(main)
+
+    def test_written_to_an_open_connection_of_a_client_it_holds_for_its_next(
+        self, run_async: RunAsync
+    ) -> None:
+        async def main() -> None:
+            async with gaplic() as app:
+                owner = sockets.make_owner(app)
+                with listener() as listening:
+                    gsock = sockets.client_of(owner, listening, framing="lines")
+                    for number, wire in enumerate((b"3:old,\n", b"3:new,"), 1):
+                        owner.tell(gsock, EV_CONNECT())
+                        with await sockets.accept(listening) as peer:
+                            await wait_for(
+                                lambda number=number: len(owner.of(EV_CONNECTED)) == number
+                            )
+                            gsock.write_parameters(framing="netstrings")
+                            await peer.send(wire)
+                            peer.end()
+                            await wait_for(
+                                lambda number=number: len(owner.of(EV_DISCONNECTED)) == number
+                            )
+                assert frames(owner) == [b"3:old,", b"new"]
 
         run_async(main)
 
@@ -417,8 +498,11 @@ class TestBadFrames:
                     b"two\nlines": "EV_SEND_FRAME",
                     b"x" * 21: "max_frame=20",
                 }.items():
-                    with pytest.raises(EventError, match=told):
+                    with pytest.raises(EventError, match=told) as raised:
                         owner.tell(gsock, EV_SEND_FRAME(frame))
+                    # A log that has the traceback says it once.
+                    assert raised.value.__cause__ is None
+                    assert raised.value.__suppress_context__
                 # It stays as it was.
                 owner.tell(gsock, EV_SEND_FRAME(b"fine"))
                 assert await peer.read(5) == b"fine\n"
@@ -489,7 +573,12 @@ class TestOwnSplitter:
     def test_one_that_cannot_be_made(
         self, tls: bool, how: str, run_async: RunAsync, caplog: pytest.LogCaptureFixture
     ) -> None:
+        servers: list[GServerSock] = []
+
         def make(max_frame: int) -> Any:
+            if not servers:
+                # The server tries it once, and would not be made.
+                return Upper(max_frame)
             if how == "raises":
                 raise ZeroDivisionError("its own fault")
             return 5
@@ -502,6 +591,7 @@ class TestOwnSplitter:
                     "server", GServerSock, app,
                     host="127.0.0.1", subscriber=owner, framing=make, **options,
                 )  # fmt: skip
+                servers.append(server)
                 for _ in range(2):
                     if tls:
                         with await secure.dial(server) as client:
@@ -518,6 +608,25 @@ class TestOwnSplitter:
 
         run_async(main)
         assert ("its own fault" if how == "raises" else "with the methods split") in caplog.text
+
+    @pytest.mark.parametrize("gclass", [GSock, GServerSock])
+    @pytest.mark.parametrize(
+        ("own", "told"),
+        [
+            (int, "int(99) returned an int, expected an object with the methods split, wrap and"),
+            (Explosive, "Explosive(99) raised ZeroDivisionError: its own fault; expected it to"),
+            (lambda: None, "<lambda>(99) raised TypeError"),
+        ],
+        ids=["no framing", "raises", "takes no max_frame"],
+    )
+    def test_it_is_tried_before_anybody_connects(
+        self, own: Any, told: str, gclass: type[GSock]
+    ) -> None:
+        app = gaplic()
+        owner = sockets.make_owner(app)
+        with pytest.raises(GConfigError, match=re.escape(f"framing: {told}")):
+            owner.create_gobj("bad", gclass, owner, framing=own, max_frame=99)
+        assert not owner.children
 
 
 class TestTls:
@@ -553,6 +662,36 @@ class TestTls:
                 await peer.send(b"under TLS\n")
                 await wait_for(lambda: len(frames(owner)) == 3)
                 assert frames(owner) == [b"HELLO", b"STARTTLS", b"under TLS"]
+
+        run_async(main)
+
+    @pytest.mark.parametrize(("framing", "wire"), [("netstrings", b"5:other,"), ("", b"no frames")])
+    @both_ends
+    def test_another_framing_from_start_tls_on(
+        self, role: str, framing: str, wire: bytes, run_async: RunAsync
+    ) -> None:
+        def upgrade(gsock: GSock) -> None:
+            gsock.write_parameters(framing=framing, max_frame=100)
+            gsock.parent.send_event(gsock, EV_START_TLS())
+
+        async def main() -> None:
+            async with plain_pair(role, framing="lines") as (_, owner, gsock, raw):
+                at_frame(owner, 1, upgrade)
+                await raw.send(b"STARTTLS\r\n")
+                await wait_for(lambda: frames(owner))
+                peer = TlsPeer(raw, context_against(role), server_side=role == "client")
+                await peer.shake()
+                await wait_for(lambda: owner.of(EV_TLS_STARTED))
+                await peer.send(wire)
+                if framing:
+                    await wait_for(lambda: len(frames(owner)) == 2)
+                    assert frames(owner)[1] == b"other"
+                else:
+                    await wait_for(lambda: owner.received() == wire)
+                if role == "accepted":
+                    # There is no later beginning.
+                    with pytest.raises(GConfigError, match="framing: cannot change while"):
+                        gsock.write_parameters(framing="lines")
 
         run_async(main)
 

@@ -279,7 +279,18 @@ def test_a_value_that_means_the_same_is_converted(name: str, value: object, take
         (
             "ports",
             (1, "2"),
-            "ports: expected tuple of int, got (1, '2') (tuple) (wrong at the value[1])",
+            (
+                "ports: expected tuple of int, got (1, '2') (tuple) "
+                "(wrong: the second value, '2' (str))"
+            ),
+        ),
+        (
+            "ports",
+            [*range(8), None],
+            (
+                "ports: expected tuple of int, got [0, 1, 2, 3, 4, 5, 6, 7, None] (list) "
+                "(wrong: value number 9, None)"
+            ),
         ),
         ("ports", 7000, "ports: expected tuple of int, got 7000 (int)"),
         ("multi", 1, "multi: expected bool, got 1 (int)"),
@@ -290,7 +301,7 @@ def test_a_value_that_means_the_same_is_converted(name: str, value: object, take
         ("limit", 0, "limit: expected int | None, 1 or more, got 0 (int)"),
         ("mode", "Fast", "mode: expected one of 'fast', 'safe', got 'Fast' (str)"),
         ("frame", "abcd", "frame: expected bytes, got 'abcd' (str)"),
-        ("subscriber", Device(), "subscriber: expected GObj | None, got a Device"),
+        ("subscriber", Device(), "subscriber: expected a gobj or None, got a Device"),
         ("kind", int, "kind: expected type[Event], got the class int"),
         ("kind", EV_TICK(), "kind: expected type[Event], got an EV_TICK"),
     ],
@@ -303,7 +314,7 @@ def test_a_str_is_never_taken_for_bytes_within_a_container_either() -> None:
     class config(Config):
         frames: tuple[bytes, ...] = param((), "frames")
 
-    assert "wrong at the value[0]" in fault_of(
+    assert "wrong: the first value, 'abcd' (str)" in fault_of(
         lambda: config._build("x", ("", {"frames": ["abcd"]}))
     )
     fault_of(lambda: config._build("x", ("", {"frames": Text('["abcd"]')})))
@@ -405,7 +416,7 @@ def test_text_is_converted_to_an_optional_bool() -> None:
         ("idle", "nan", "idle: expected float, 0 or more, got the text 'nan'"),
         ("multi", "maybe", "multi: expected bool, got the text 'maybe'"),
         ("mode", "slow", "mode: expected one of 'fast', 'safe', got the text 'slow'"),
-        ("subscriber", "app", "subscriber: expected GObj | None, got the text 'app'"),
+        ("subscriber", "app", "subscriber: expected a gobj or None, got the text 'app'"),
     ],
 )
 def test_text_that_does_not_fit_is_refused(name: str, text: str, said: str) -> None:
@@ -613,6 +624,42 @@ def test_a_name_of_settings_must_be_text() -> None:
     assert "7: expected a table" in fault_of(
         lambda: settings_from({7: {"port": 1}}, "settings")  # type: ignore[dict-item]
     )
+
+
+def test_no_float_is_a_nan_also_without_limits() -> None:
+    class Scale(GObj):
+        class config(GObj.config):
+            factor: float = param(1.0, "what to multiply with")
+            offset: float | None = param(None, "what to add")
+
+    for name, kind in ("factor", "float"), ("offset", "float | None"):
+        with pytest.raises(GConfigError) as caught:
+            Scale.config._build("app/scale", ("", {name: math.nan}))
+        assert str(caught.value) == (
+            f"app/scale: {name}: expected {kind} that is a number, got nan (float)"
+        )
+    assert Scale.config._build("app/scale", ("", {"factor": -math.inf})).factor == -math.inf
+
+
+def test_what_settings_say_may_be_read_in_another_way() -> None:
+    def read(said: object) -> object:
+        if said == "dozen":
+            return 12
+        raise ValueError(f"expected 'dozen', got {said!r}")
+
+    class Box(GObj):
+        class config(GObj.config):
+            size: int = param(1, "how many go in", le=12, from_settings=read)
+
+    build = Box.config._build
+    assert build("app/box", ("the settings", {"size": "dozen"})).size == 12
+    assert build("app/box", ("the settings", {"size": Text("dozen")})).size == 12
+    # The code says what the type says.
+    assert build("app/box", ("", {"size": 7})).size == 7
+    with pytest.raises(GConfigError, match="size: expected int, 12 or less, got 'dozen'"):
+        build("app/box", ("", {"size": "dozen"}))
+    with pytest.raises(GConfigError, match=r"size: expected 'dozen', got 7 \(from the settings\)"):
+        build("app/box", ("the settings", {"size": 7}))
 
 
 def test_a_gclass_may_say_what_is_wrong_between_parameters() -> None:

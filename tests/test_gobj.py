@@ -448,6 +448,24 @@ def test_an_attribute_error_in_an_action_is_not_taken_for_a_wrong_destination(
         assert len(gobj.got) == 1
 
 
+def test_an_error_of_the_user_has_none_of_the_library_for_its_context(app: GAplic) -> None:
+    gobj = node(app, "x", unique=True)
+
+    def fail(event: Event) -> None:
+        raise ValueError("mine")
+
+    gobj.each = fail
+    by_name: tuple[Any, ...] = (gobj, "EV_GO")
+    for sent in (by_name, ("x", EV_GO()), (gobj, EV_GO())):
+        with pytest.raises(ValueError, match="mine") as raised:
+            app.send_event(*sent)
+        assert raised.value.__context__ is None
+    for wrong in ((gobj, EV_OTHER()), (gobj, "EV_OTHER"), (gobj, 3), (3, EV_GO())):
+        with pytest.raises(EventError) as refused:
+            app.send_event(*wrong)  # type: ignore[call-overload]
+        assert refused.value.__context__ is None
+
+
 def test_sending_the_same_event_again_and_again(app: GAplic) -> None:
     first, second = node(app, "first"), node(app, "second")
     event = EV_GO(1)

@@ -13,8 +13,8 @@ SRC = Path(__file__).parent.parent / "src" / "ginsfsm"
 
 # A module imports only what stands on a line above its own. A new module needs a place here.
 LEVELS = [
-    ["errors", "folder", "module_file", "net", "gclass"],
-    ["logs"],
+    ["errors", "folder", "net", "gclass", "seconds"],
+    ["logs", "module_file"],
     ["convert", "event", "stats"],
     ["inspection", "row", "gconfig"],
     ["settings", "fault"],

@@ -6,6 +6,7 @@ address and the limits are exactly what it says.
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import Phase, settings
@@ -18,52 +19,103 @@ from hypothesis.stateful import (
     rule,
 )
 
-from ginsfsm.c_sock import EV_DROP, GSock
-from ginsfsm.c_srv_sock import EV_DRAIN, EV_PAUSE_ACCEPT, EV_RESUME_ACCEPT
+from ginsfsm import on
+from ginsfsm.c_sock import EV_CONNECTED, EV_DISCONNECTED, EV_DROP, EV_RX_DATA, GSock
+from ginsfsm.c_srv_sock import EV_DRAIN, EV_PAUSE_ACCEPT, EV_RESUME_ACCEPT, GServerSock
 from ginsfsm.net.networks import packed_address
 from servers import Keeper, serve
 from sockets import DEADLINE, RESET, gaplic, wait_for
 
 HOSTS = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
 
+SLOW = 1e-5
+"""Connections a second: a token is used up at once and none comes back while the test runs."""
+
+
+class Witness(Keeper):
+    """Asks a question at the moment of each EV_CONNECTED."""
+
+    def start_up(self) -> None:
+        super().start_up()
+        self.ask: Callable[[EV_CONNECTED], object] = lambda event: None
+
+    def ac_connected(self, event: EV_CONNECTED) -> None:
+        self.heard.append(event)
+        self.ask(event)
+
+    machine = {
+        "ST_IDLE": [
+            on(EV_CONNECTED, ac_connected),
+            on(EV_RX_DATA, Keeper.ac_keep),
+            on(EV_DISCONNECTED, Keeper.ac_gone),
+        ],
+    }
+
 
 class Model(RuleBasedStateMachine):
     """Who is in, who waits, and who has been turned away.
 
-    `inside` and `queue` hold the clients in the order in which they came.
+    `inside` and `queue` hold the clients in the order in which they came. `orphans` are those whose
+    server has been destroyed: they stay with the keeper, and count for no server any more.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
         self.app = gaplic()
-        self.keeper = self.app.create_gobj("keeper", Keeper, self.app)
+        self.keeper = self.app.create_gobj("keeper", Witness, self.app)
+        self.keeper.ask = self.connected
         self.runner.run(self.app.__aenter__())
         self.limits: dict[str, Any] = {
-            "max_connections": 0, "overflow": "backlog", "max_connections_per_ip": 0, "deny": ()
+            "max_connections": 0, "overflow": "backlog", "max_connections_per_ip": 0, "deny": (),
+            "allow": (), "accept_rate": 0.0, "accept_burst": 1,
         }  # fmt: skip
-        self.server = serve(self.keeper)
+        self.excess: list[int] = []
+        self.servers: list[GServerSock] = []
+        self.orphans: list[socket.socket] = []
+        self.names: dict[socket.socket, tuple[str, int]] = {}
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """A server that nobody has come to yet."""
+        self.server = serve(self.keeper, **self.limits)
+        self.servers.append(self.server)
         self.inside: list[socket.socket] = []
         self.queue: list[socket.socket] = []
-        self.names: dict[socket.socket, tuple[str, int]] = {}
         self.refused = 0
         self.accepted = 0
         self.paused = False
         self.closed = False
+        # Tokens of `accept_rate` that have been taken.
+        self.taken = 0
+
+    def connected(self, event: EV_CONNECTED) -> None:
+        """The limit holds at the moment at which somebody comes in, and not only afterwards."""
+        most = self.limits["max_connections"]
+        if most and self.server.config.n_gsocks > most:
+            self.excess.append(self.server.config.n_gsocks)
 
     def teardown(self) -> None:
         for client in self.names:
             client.close()
         self.runner.run(self.app.__aexit__(None, None, None))
         self.runner.close()
-        assert not len(self.server.ledger)
-        assert not self.server._shared.admission._counts
+        for server in self.servers:
+            assert not len(server.ledger)
+            assert not server._shared.admission._counts
 
     # The model
+
+    def denied(self, host: str) -> bool:
+        allow = self.limits["allow"]
+        return host in self.limits["deny"] or bool(allow and host not in allow)
 
     def full(self) -> bool:
         most = self.limits["max_connections"]
         return bool(most) and len(self.inside) >= most
+
+    def too_fast(self) -> bool:
+        return bool(self.limits["accept_rate"]) and self.taken >= self.limits["accept_burst"]
 
     def host(self, client: socket.socket) -> str:
         return self.names[client][0]
@@ -71,16 +123,18 @@ class Model(RuleBasedStateMachine):
     def let_in(self, *, draining: bool = False) -> None:
         """What the server does with those who wait."""
         while self.queue and (draining or not self.paused):
-            if self.full() and self.limits["overflow"] == "backlog" and not draining:
+            held_up = self.full() or self.too_fast()
+            if held_up and self.limits["overflow"] == "backlog" and not draining:
                 return
             client = self.queue.pop(0)
             mine = [one for one in self.inside if self.host(one) == self.host(client)]
             most = self.limits["max_connections_per_ip"]
-            if self.full() or self.host(client) in self.limits["deny"] or 0 < most <= len(mine):
+            if held_up or self.denied(self.host(client)) or 0 < most <= len(mine):
                 self.refused += 1
                 client.close()
             else:
                 self.accepted += 1
+                self.taken += bool(self.limits["accept_rate"])
                 self.inside.append(client)
 
     def gsock(self, client: socket.socket) -> GSock:
@@ -92,7 +146,7 @@ class Model(RuleBasedStateMachine):
             len(ledger) == len(self.inside)
             and ledger.accepted == self.accepted
             and ledger.refused == self.refused
-            and len(self.keeper.gsocks) == len(self.inside)
+            and len(self.keeper.gsocks) == len(self.inside) + len(self.orphans)
         )
 
     # What is done
@@ -153,11 +207,19 @@ class Model(RuleBasedStateMachine):
                 "overflow": st.sampled_from(["backlog", "reject"]),
                 "max_connections_per_ip": st.integers(0, 3),
                 "deny": st.sampled_from([(), HOSTS[:1], HOSTS[1:]]).map(tuple),
+                "allow": st.sampled_from([(), HOSTS[:2]]).map(tuple),
+                "accept_rate": st.sampled_from([0.0, 0.0, SLOW]),
+                "accept_burst": st.integers(1, 4),
             },
         )
     )
     def change(self, changes: dict[str, Any]) -> None:
+        had_rate = bool(self.limits["accept_rate"])
         self.limits.update(changes)
+        # A bucket is new and full, or lacks what it lacked, as far as it now goes.
+        self.taken = min(self.taken, self.limits["accept_burst"]) if had_rate else 0
+        if not self.limits["accept_rate"]:
+            self.taken = 0
         self.server.write_parameters(**changes)
 
     @rule()
@@ -179,6 +241,20 @@ class Model(RuleBasedStateMachine):
         if abort:
             self.inside.clear()
 
+    @rule()
+    def make_again(self) -> None:
+        """The connections live on, and are counted by the one that has gone."""
+        self.app.destroy_gobj(self.server)
+        for client in self.queue:
+            client.close()
+        self.orphans += self.inside
+        self.begin_anew()
+
+    @precondition(lambda self: self.orphans)
+    @rule()
+    def an_orphan_leaves(self) -> None:
+        self.orphans.pop().close()
+
     # What holds
 
     @invariant()
@@ -189,7 +265,9 @@ class Model(RuleBasedStateMachine):
         except BaseException:
             print(self.server.ledger, len(self.inside), self.accepted, self.refused)
             raise
+        assert not self.excess
         assert self.server.config.n_gsocks == len(self.inside)
+        assert sum(len(one.ledger) for one in self.servers[:-1]) == len(self.orphans)
         told = {gsock.peername for gsock in self.server.ledger}
         assert told == {self.names[client] for client in self.inside}
         by_address: dict[bytes, int] = {}
@@ -206,7 +284,9 @@ class Model(RuleBasedStateMachine):
         elif self.paused:
             assert self.server.state == "ST_PAUSED"
         elif self.queue:
-            assert self.server.state == "ST_FULL"
+            # Where both hold, it says what it met first.
+            held_up = {"ST_FULL": self.full(), "ST_THROTTLED": self.too_fast()}
+            assert held_up[self.server.state]
 
 
 Model.TestCase.settings = settings(

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import count
 from typing import Any
 
 import pytest
@@ -210,6 +211,21 @@ class TestMaxConnections:
 
         run_async(main)
 
+    def test_the_word_is_sent_where_tls_would_come_later(
+        self, porter: Porter, run_async: RunAsync, crowd: Crowd
+    ) -> None:
+        async def main() -> None:
+            async with porter.gaplic:
+                server = serve(
+                    porter, max_connections=1, overflow="reject", reject_data=b"421 full\r\n",
+                    start_tls=True, ssl_options={"certfile": str(certificates.server())},
+                )  # fmt: skip
+                crowd(server)
+                await until(lambda: server.config.n_gsocks == 1)
+                assert await read_to_end(crowd(server)) == b"421 full\r\n"
+
+        run_async(main)
+
     def test_lowered_below_what_is_open_nobody_is_thrown_out(
         self, porter: Porter, run_async: RunAsync, crowd: Crowd
     ) -> None:
@@ -230,6 +246,71 @@ class TestMaxConnections:
                 clients.pop().close()
                 await until(lambda: len(porter.of(EV_CONNECTED)) == 6)
                 assert porter.of(EV_CONNECTED)[-1].peername == waiting.getsockname()
+
+        run_async(main)
+
+    @pytest.mark.parametrize("overflow", ["backlog", "reject"])
+    def test_lowered_again_and_again_while_they_come_and_go(
+        self, overflow: str, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        limit = 12
+        excess: list[tuple[int, int, int]] = []
+
+        class Counter(Porter):
+            """Sees how many are in whenever one comes."""
+
+            def ac_connected(self, event: EV_CONNECTED) -> None:
+                self.heard.append(event)
+                if server.config.n_gsocks > limit:
+                    excess.append((server.config.n_gsocks, limit, len(self.heard)))
+
+            machine = {
+                "ST_IDLE": [
+                    on(EV_CONNECTED, ac_connected),
+                    *Porter.machine["ST_IDLE"][1:],
+                ],
+            }
+
+        counter = app.create_gobj("porter", Counter, app)
+        server = serve(counter, max_connections=limit, overflow=overflow)
+
+        came = 0
+        over = False
+
+        async def churn(name: int) -> None:
+            # Two thirds leave at once, and one third stays a little.
+            nonlocal came
+            loop = asyncio.get_running_loop()
+            for number in count():
+                if over:
+                    return
+                with socket.socket() as client:
+                    client.setblocking(False)
+                    await loop.sock_connect(client, ("127.0.0.1", server.config.port))
+                    came += 1
+                    if (name + number) % 3 == 0:
+                        await turns(name + 1)
+                    if number % 5 == 0:
+                        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+        async def main() -> None:
+            nonlocal limit, over
+            async with app:
+                clients = [asyncio.create_task(churn(name)) for name in range(16)]
+                for lower in (9, 6, 3, 1, 8, 2, 1):
+                    seen = len(counter.of(EV_CONNECTED))
+                    await until(lambda seen=seen: len(counter.of(EV_CONNECTED)) >= seen + 12)  # type: ignore[misc]
+                    limit = lower
+                    server.write_parameters(max_connections=lower)
+                    # Nobody is thrown out; but whoever goes leaves his place to nobody.
+                    await until(lambda lower=lower: server.config.n_gsocks <= lower)  # type: ignore[misc]
+                over = True
+                await asyncio.gather(*clients)
+                await until(lambda: server.ledger.accepted + server.ledger.refused == came)
+                await until(lambda: not counter.gsocks)
+                assert not excess
+                assert not (overflow == "backlog" and server.ledger.refused)
+                assert books(server) == (0, {})
 
         run_async(main)
 
@@ -454,6 +535,54 @@ class TestRates:
 
 
 class TestNetworks:
+    @pytest.mark.parametrize("why", ["full", "proxy", "shut"])
+    def test_who_is_denied_gets_no_word_whatever_else_keeps_it_out(
+        self, why: str, app: GAplic, run_async: RunAsync, crowd: Crowd
+    ) -> None:
+        class Shut(Porter):
+            machine = {
+                "ST_SHUT": [on(EV_REFUSED, Keeper.ac_keep), on(EV_DISCONNECTED, None, "ST_OPEN")],
+                "ST_OPEN": [on(EV_CONNECTED, None), on(EV_RX_DATA, None)],
+            }
+
+        door = app.create_gobj("door", Shut if why == "shut" else Porter, app)
+        parameters: dict[str, Any] = {
+            "full": {"max_connections": 1, "overflow": "reject"},
+            "proxy": {"proxy_protocol": "require", "proxy_trusted": ("127.0.0.9",)},
+            "shut": {},
+        }[why]
+
+        async def main() -> None:
+            async with app:
+                server = serve(door, deny=("127.0.0.2",), reject_data=b"no", **parameters)
+                if why == "full":
+                    crowd(server)
+                    await until(lambda: len(server.ledger) == 1)
+                assert await read_to_end(crowd(server, "127.0.0.2")) == b""
+                assert server.ledger.refused_by == {"denied": 1}
+                assert await read_to_end(crowd(server, "127.0.0.3")) == b"no"
+                assert server.ledger.refused_by == {"denied": 1, why: 1}
+
+        run_async(main)
+
+    def test_a_balancer_is_turned_away_whatever_its_own_address(
+        self, porter: Porter, run_async: RunAsync, crowd: Crowd
+    ) -> None:
+        """Who is behind it is not known yet."""
+
+        async def main() -> None:
+            async with porter.gaplic:
+                server = serve(
+                    porter, deny=("127.0.0.9",), reject_data=b"no", max_connections=1,
+                    overflow="reject", proxy_protocol="require", proxy_trusted=("127.0.0.9",),
+                )  # fmt: skip
+                crowd(server, "127.0.0.9")
+                await until(lambda: len(server.ledger) == 1)
+                assert await read_to_end(crowd(server, "127.0.0.9")) == b"no"
+                assert server.ledger.refused_by == {"full": 1}
+
+        run_async(main)
+
     def test_deny_allow_and_changes_while_it_runs(
         self, porter: Porter, run_async: RunAsync, crowd: Crowd
     ) -> None:

@@ -436,7 +436,7 @@ def outcome(work: Callable[[], object]) -> object:
         return type(error)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(spec=specs, steps=steps, observed=st.booleans())
 def test_a_machine_does_what_its_table_says(spec: Spec, steps: list[str], observed: bool) -> None:
     clock = ManualClock()

@@ -24,7 +24,8 @@ from ginsfsm.c_sock import (
     GSock,
 )
 from ginsfsm.c_srv_sock import EV_REFUSED, GServerSock
-from ginsfsm.net.proxy_header import ProxyTls, TlvType, build_proxy_v1, build_proxy_v2
+from ginsfsm.net.proxy_header import ProxyTls, TlvType
+from proxy_builder import build_proxy_v1, build_proxy_v2
 from secure import TlsPeer, client_context, server_options
 from servers import Keeper, read, read_to_end, serve
 from sockets import DEADLINE, RESET, Peer, gaplic, turns
@@ -558,6 +559,54 @@ class TestLimits:
                     assert not server._shared.admission._counts
                 assert desk.refused == [(CLIENT, "per_ip"), (("203.0.113.9", 1), "denied")] * 3
                 assert server.ledger.refused_by == {"per_ip": 3, "denied": 3}
+
+        run_async(main)
+
+    def test_addresses_of_one_64_are_one_client(
+        self, desk: Desk, run_async: RunAsync, dial: Dial
+    ) -> None:
+        async def main() -> None:
+            target = ("2001:db8:ffff::1", 443)
+
+            def header(host: str) -> bytes:
+                return build_proxy_v2((host, 40000), target)
+
+            async with desk.gaplic:
+                server = serve(desk, **BALANCED, max_connections_per_ip=1)
+                first = dial(server, header("2001:db8:1:2::7"))
+                await until(lambda: desk.connected)
+                same = dial(server, header("2001:db8:1:2:ffff:ffff:ffff:ffff"))
+                assert await read_to_end(same) == b""
+                # The next /64 is somebody else.
+                dial(server, header("2001:db8:1:3::7"))
+                await until(lambda: len(desk.connected) == 2)
+                assert [(peer[0], reason) for peer, reason in desk.refused] == [
+                    ("2001:db8:1:2:ffff:ffff:ffff:ffff", "per_ip")
+                ]
+                assert sorted(server._shared.admission._counts.values()) == [1, 1]
+                first.close()
+                await until(lambda: len(desk.gsocks) == 1)
+                again = dial(server, header("2001:db8:1:2:8000::"))
+                assert await read(again, 6) == b"hello\n"
+
+        run_async(main)
+
+    def test_health_checks_take_a_place_while_they_are_open(
+        self, desk: Desk, run_async: RunAsync, dial: Dial
+    ) -> None:
+        async def main() -> None:
+            async with desk.gaplic:
+                server = serve(desk, **BALANCED, max_connections=1, overflow="reject")
+                check = dial(server, build_proxy_v2(local=True))
+                assert await read(check, 6) == b"hello\n"
+                assert server.config.n_gsocks == 1
+                assert await read_to_end(dial(server, V2)) == b""
+                check.close()
+                await until(lambda: not desk.gsocks)
+                assert await read(dial(server, V2), 6) == b"hello\n"
+                # And there is none for them where clients have taken all.
+                assert await read_to_end(dial(server, build_proxy_v2(local=True))) == b""
+                assert server.ledger.refused_by == {"full": 2}
 
         run_async(main)
 

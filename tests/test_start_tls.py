@@ -24,6 +24,7 @@ from ginsfsm.c_sock import (
     EV_RESUME_RX,
     EV_RX_DATA,
     EV_SEND_DATA,
+    EV_SEND_FRAME,
     EV_START_TLS,
     EV_TLS_STARTED,
     EV_TRANSMIT_READY,
@@ -160,7 +161,11 @@ def test_what_is_sent_during_the_handshake_is_kept_and_goes_out_encrypted(
 
 
 @each_role
-def test_too_much_during_the_handshake_is_tx_overflow(run_async: RunAsync, role: str) -> None:
+def test_too_much_during_the_handshake_is_tx_overflow(
+    run_async: RunAsync, role: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "ginsfsm")
+
     async def work() -> None:
         async with plain_pair(role, tx_max=100_000) as plain:
             _, owner, gsock, raw = plain
@@ -171,6 +176,7 @@ def test_too_much_during_the_handshake_is_tx_overflow(run_async: RunAsync, role:
             await wait_for(owner.ended)
             assert owner.reason() == "tx_overflow"
             assert not owner.inside
+            assert "failed: tx_overflow" in caplog.text
             raw.close()
 
     run_async(work)
@@ -476,6 +482,27 @@ def test_ev_drop_with_output_waits_for_the_handshake_and_sends_it(
             peer.end()
             await wait_for(owner.ended)
             assert owner.reason() == "local"
+
+    run_async(work)
+
+
+@each_role
+@pytest.mark.parametrize("kind", [EV_SEND_DATA, EV_WRITE_OUTPUT_DATA, EV_SEND_FRAME])
+def test_what_is_sent_behind_ev_drop_is_not_accepted(
+    run_async: RunAsync, role: str, kind: type[EV_SEND_DATA]
+) -> None:
+    async def work() -> None:
+        async with plain_pair(role, framing="lines") as plain:
+            app, owner, gsock, _ = plain
+            owner.tell(gsock, EV_START_TLS())
+            assert owner.tell(gsock, EV_SEND_DATA(b"last words")) is True
+            owner.tell(gsock, EV_DROP())
+            assert owner.tell(gsock, kind(b"too late")) is NOT_ACCEPTED
+            peer = await tls_of(plain, role).shake()
+            assert await peer.read_to_end() == (b"last words", "end")
+            peer.end()
+            await wait_for(owner.ended)
+            assert app.refused_events == 0
 
     run_async(work)
 

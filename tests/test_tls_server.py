@@ -21,7 +21,7 @@ import pytest
 
 import certificates
 from conftest import RunAsync
-from ginsfsm import GConfigError, GObj, GObjError, on
+from ginsfsm import GAplic, GConfigError, GObj, GObjError, on, param
 from ginsfsm.c_sock import (
     EV_CONNECT,
     EV_CONNECT_FAILED,
@@ -30,6 +30,8 @@ from ginsfsm.c_sock import (
     EV_DROP,
     EV_RX_DATA,
     EV_SEND_DATA,
+    EV_START_TLS,
+    EV_TLS_STARTED,
     GSock,
 )
 from ginsfsm.c_srv_sock import EV_RELOAD_TLS, GServerSock
@@ -43,6 +45,7 @@ from secure import (
     client_options,
     dial,
     make_secure_owner,
+    plain_pair,
     serve_tls,
     server_context,
     server_options,
@@ -67,6 +70,15 @@ each_version = pytest.mark.parametrize("version", [V12, V13], ids=lambda one: on
 @pytest.fixture(autouse=True)
 def everything_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", "ginsfsm")
+
+
+class Named(GObj):
+    """A session that has a parameter."""
+
+    class config(GObj.config):
+        word: str = param("", "what the server gives it")
+
+    machine = {"ST_IDLE": [on(EV_CONNECTED, None), on(EV_RX_DATA, None)]}
 
 
 def lines(caplog: pytest.LogCaptureFixture, word: str) -> list[logging.LogRecord]:
@@ -1094,6 +1106,144 @@ def test_wrong_options_change_nothing(run_async: RunAsync, options: dict[str, An
     run_async(work)
 
 
+@pytest.mark.parametrize("fault", ["options", "file", "settings"])
+def test_what_is_refused_is_refused_as_a_whole(run_async: RunAsync, fault: str) -> None:
+    """Nothing of it is in use: no session, no certificate, no parameter of those who come."""
+    settings = {"GSock": {"tx_low_water": 100_000}} if fault == "settings" else {}
+    wrong: dict[str, Any] = {
+        "options": {"ssl_options": {"certfle": "x"}},
+        "file": {"ssl_options": {"certfile": "/no/such/file"}},
+        # Right for the server, and those who come would have the other one of the settings.
+        "settings": {"tx_high_water": 50_000, "tx_low_water": 1000},
+    }[fault]
+    new = {"ssl_options": {"certfile": str(certificates.renewed())}, **wrong}
+
+    async def work() -> None:
+        async with GAplic("app", settings=settings) as app:
+            owner = make_secure_owner(app)
+            server = serve_tls(app, owner, session=Named, session_parameters={"word": "old"})
+            first, known = await seen_by_a_client(server), server.certificates
+            with pytest.raises(GConfigError):
+                server.write_parameters(
+                    session_parameters={"word": "new"}, idle_timeout=77.0, **new
+                )
+            assert server.config.session_parameters == {"word": "old"}
+            assert server.config.ssl_options == server_options()
+            assert server.certificates == known
+            assert await seen_by_a_client(server) == first
+            with await dial(server) as peer:
+                await peer.shake()
+                await wait_for(lambda: any(type(one) is Named for one in owner.children.values()))
+                (session,) = owner.children.values()
+                assert session.config.word == "old"
+                (gsock,) = session.children.values()
+                assert gsock.config.idle_timeout != 77.0
+
+    run_async(work)
+
+
+def test_a_client_that_is_refused_other_parameters_keeps_its_own(run_async: RunAsync) -> None:
+    """Also those that the kernel has."""
+
+    async def work() -> None:
+        async with tls_pair("client") as (_, _, gsock, _):
+            with pytest.raises(GConfigError, match="no file"):
+                gsock.write_parameters(keepalive=7, ssl_options={"ca_certs": "/no/such/file"})
+            assert gsock.config.keepalive == 60
+            assert gsock._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+
+    run_async(work)
+
+
+# -- a server's gsock that becomes a client's ------------------------------------------------------
+
+
+@each_poller
+@pytest.mark.parametrize("of_server", ["plain", "tls"])
+@pytest.mark.parametrize("own", ["plain", "tls"])
+@pytest.mark.parametrize("when", ["open", "ended"])
+def test_a_gsock_of_a_server_connects_with_its_own_tls(
+    run_async: RunAsync, poller: str, of_server: str, own: str, when: str
+) -> None:
+    async def work() -> None:
+        async with gaplic(poller) as app:
+            owner = make_secure_owner(app)
+            is_tls = of_server == "tls"
+            server = serve_tls(app, owner, **({} if is_tls else {"ssl_options": {}}))
+            with listener() as listening:
+                host, port = listening.getsockname()
+                new = {"host": host, "port": port}
+                if own == "tls":
+                    new["ssl_options"] = client_options()
+                with await dial(server) as peer:
+                    if is_tls:
+                        await peer.shake()
+                    await wait_for(lambda: owner.of(EV_CONNECTED))
+                    gsock = owner.of(EV_CONNECTED)[0].source
+                    if when == "open":
+                        gsock.write_parameters(**new)
+                await wait_for(lambda: owner.of(EV_DISCONNECTED))
+                if when == "ended":
+                    gsock.write_parameters(**new)
+                owner.tell(gsock, EV_CONNECT())
+                with await accept(listening) as raw:
+                    if own == "tls":
+                        raw = await TlsPeer(raw, server_context(), server_side=True).shake()
+                    await wait_for(lambda: len(owner.of(EV_CONNECTED)) == 2)
+                    assert (gsock.tls is not None) == (own == "tls")
+                    await raw.send(b"as a client")
+                    await wait_for(lambda: owner.received() == b"as a client")
+
+    run_async(work)
+
+
+def test_one_whose_own_options_went_bad_cannot_connect(run_async: RunAsync, chain: Path) -> None:
+    """It never goes on with the server's, nor in plain."""
+
+    async def work() -> None:
+        async with gaplic() as app:
+            owner = make_secure_owner(app)
+            server = serve_tls(app, owner)
+            with await dial(server) as peer:
+                await peer.shake()
+                await wait_for(lambda: owner.of(EV_CONNECTED))
+            await wait_for(lambda: owner.of(EV_DISCONNECTED))
+            gsock = owner.of(EV_CONNECTED)[0].source
+            with pytest.raises(GConfigError, match="no file"):
+                gsock.write_parameters(ssl_options={"ca_certs": "/no/such/file"})
+            authorities = chain.with_name("authorities.pem")
+            shutil.copy(certificates.ca(), authorities)
+            with listener() as listening:
+                host, port = listening.getsockname()
+                options = {"ca_certs": str(authorities)}
+                gsock.write_parameters(host=host, port=port, ssl_options=options)
+                authorities.unlink()
+                for count in (1, 2):
+                    owner.tell(gsock, EV_CONNECT())
+                    await wait_for(lambda count=count: len(owner.of(EV_CONNECT_FAILED)) == count)
+                assert {one.reason for one in owner.of(EV_CONNECT_FAILED)} == {"error"}
+                shutil.copy(certificates.ca(), authorities)
+                owner.tell(gsock, EV_CONNECT())
+                with await accept(listening) as raw:
+                    await TlsPeer(raw, server_context(), server_side=True).shake()
+                    await wait_for(lambda: len(owner.of(EV_CONNECTED)) == 2)
+
+    run_async(work)
+
+
+def test_other_options_leave_an_accepted_one_the_servers_for_an_upgrade(
+    run_async: RunAsync,
+) -> None:
+    async def work() -> None:
+        async with plain_pair("accepted") as (_, owner, gsock, raw):
+            gsock.write_parameters(ssl_options=client_options())
+            owner.tell(gsock, EV_START_TLS())
+            await TlsPeer(raw, client_context(), server_side=False).shake()
+            await wait_for(lambda: owner.of(EV_TLS_STARTED))
+
+    run_async(work)
+
+
 def test_tls_comes_and_goes(run_async: RunAsync) -> None:
     """Plain to TLS and back; each connection keeps what it began with."""
 
@@ -1161,6 +1311,55 @@ def test_the_files_are_watched(chain: Path, caplog: pytest.LogCaptureFixture) ->
             app.advance(9)
             assert await seen_by_a_client(server) == first
             app.advance(1)
+            assert await seen_by_a_client(server) != first
+            app.advance(60)
+            assert len(lines(caplog, "reloaded")) == 1
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("when", ["start", "write", "watch"])
+def test_one_renewed_while_the_server_is_busy_with_something_else(
+    chain: Path, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    """Between the reading of the files and the first look at them."""
+    renewed = certificates.renewed()
+
+    class Slow(ManualGAplic):
+        """Somebody renews the certificate while a name of the server is being resolved."""
+
+        def listen(self, path: str, place: Any) -> Any:
+            listening = super().listen(path, place)
+            if when == "start":
+                replace(chain, renewed)
+            return listening
+
+    class SlowServer(GServerSock):
+        """And while new parameters are written."""
+
+        def _change_limits(self) -> None:
+            super()._change_limits()
+            replace(chain, renewed)
+
+        machine = GServerSock.machine
+
+    options = {"certfile": str(chain)}
+
+    async def work() -> None:
+        async with Slow() as app:
+            owner = make_owner(app)
+            server = app.create_gobj(
+                "server", SlowServer, app, host="127.0.0.1", subscriber=owner,
+                ssl_options=options, watch_certificates=0.0 if when == "watch" else 10.0,
+            )  # fmt: skip
+            first = await seen_by_a_client(server)
+            if when == "write":
+                server.write_parameters(ssl_options=options, max_connections=9)
+            if when == "watch":
+                replace(chain, renewed)
+                server.write_parameters(watch_certificates=10.0)
+            assert await seen_by_a_client(server) == first
+            app.advance(10)
             assert await seen_by_a_client(server) != first
             app.advance(60)
             assert len(lines(caplog, "reloaded")) == 1

@@ -30,10 +30,11 @@ So after the last byte our side is shut down, and we wait until the peer has ack
 quiet, or has ended its side, never longer than `close_timeout`. With TLS the last thing we say is
 close_notify, and we wait for the peer's.
 
-What is told, and when. `EV_CONNECTED`, `EV_RX_DATA` and `EV_RX_END` are sent from the poller's
-call. Everything else that the owner hears is deferred to the end of the poller's batch, since it
-may be the effect of the owner's own `EV_SEND_DATA` or `EV_DROP`: so a loop over clients that sends
-to each is safe, whoever dies in it.
+What is told, and when. `EV_CONNECTED`, `EV_RX_DATA`, `EV_RX_FRAME` and `EV_RX_END` are sent from
+the poller's call, and what comes of a handshake (`EV_CONNECTED`, `EV_TLS_STARTED`) with its last
+step. Everything else that the owner hears is deferred to the end of the poller's batch, since it
+may be the effect of the owner's own `EV_SEND_DATA`, `EV_DROP` or `EV_RESUME_RX`: so a loop over
+clients that sends to each is safe, whoever dies in it.
 """
 
 from __future__ import annotations
@@ -248,10 +249,16 @@ class GSock(Lasting):
             self._reception.forgotten -= self._left
             self._left = False
             self._reception = None
+        self._warn_if_unheard()
         self._opening = self.spawn(self._open(), done=EV_OPENED)
 
     async def _open(self) -> None:
         """Connect; the socket and its names stand in the gsock when this returns."""
+        source = self._tls_source
+        if bool(self.config.ssl_options) if source is None else source.tls.server_side:
+            # What it has is that of the server which had accepted it. Here and not before: what is
+            # wrong with its own is a failure to connect.
+            self._tls_source = self._own_tls_source()
         sock = await self._connected_socket()
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -293,7 +300,7 @@ class GSock(Lasting):
         return event.error is None
 
     def opens_tls(self, event: EV_OPENED) -> bool:
-        return event.error is None and self._tls_source is not None and not self.config.start_tls
+        return event.error is None and self._begins_with_tls
 
     def ac_opened(self, _event: EV_OPENED) -> None:
         self._opening = None
@@ -360,6 +367,10 @@ class GSock(Lasting):
     def is_upgrade(self, _event: Event) -> bool:
         """Guard: the owner knows of the connection already."""
         return self._kept is not None
+
+    def has_floor(self, _event: Event) -> bool:
+        """Guard: the owner knows of the connection already, and has not dropped it meanwhile."""
+        return self._kept is not None and not any(type(one) is EV_DROP for one in self._kept)
 
     def can_drop(self, event: EV_DROP) -> bool:
         """Guard: plain output is still on its way, and nothing else."""
@@ -602,9 +613,9 @@ class GSock(Lasting):
             on(EV_WRITABLE,          Securing.ac_flush_shake),
             on(EV_SECURED,           Securing.ac_upgraded,     "ST_CONNECTED",    when=is_upgrade),
             on(EV_SECURED,           Securing.ac_secured,      "ST_CONNECTED"),
-            on(EV_SEND_DATA,         Sending.ac_write,                            when=is_upgrade),
-            on(EV_SEND_FRAME,        Receiving.ac_write_frame,                    when=is_upgrade),
-            on(EV_WRITE_OUTPUT_DATA, Sending.ac_write,                            when=is_upgrade),
+            on(EV_SEND_DATA,         Sending.ac_write,                            when=has_floor),
+            on(EV_SEND_FRAME,        Receiving.ac_write_frame,                    when=has_floor),
+            on(EV_WRITE_OUTPUT_DATA, Sending.ac_write,                            when=has_floor),
             on(EV_FLUSH_OUTPUT_DATA, None,                                        when=is_upgrade),
             on(EV_PAUSE_RX,          ac_later,                                    when=is_upgrade),
             on(EV_RESUME_RX,         ac_later,                                    when=is_upgrade),

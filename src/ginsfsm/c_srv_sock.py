@@ -31,10 +31,11 @@ ST_FULL, ST_THROTTLED. With `overflow="backlog"` those above `max_connections`, 
 
 ST_PAUSED. The owner wants nobody accepted for a while (`EV_PAUSE_ACCEPT`).
 
-ST_DRAINING. The owner wants to end (`EV_DRAIN`). Who waits in the queue is still accepted, unless
-another process accepts on the same sockets, and the listening sockets close for good. The
-subscriber, and each session, hears `EV_DRAINING` and may say good-bye. When the last connection has
-gone, or the time is over and the rest has been aborted, `EV_DRAINED` tells how many that were.
+ST_DRAINING. The owner wants to end (`EV_DRAIN`). Who waits in the queue is still accepted, as far
+as the limits let it and unless another process accepts on the same sockets, and the listening
+sockets close for good. The subscriber, and each session, hears `EV_DRAINING` and may say good-bye.
+When the last connection has gone, or the time is over and the rest has been aborted, `EV_DRAINED`
+tells how many that were.
 
 ST_CLOSED. It listens no more.
 """
@@ -45,12 +46,13 @@ import logging
 from errno import errorcode
 from typing import Final
 
-from ginsfsm.errors import GObjError
+from ginsfsm.errors import EventError, GObjError
 from ginsfsm.gobj import GObj
 from ginsfsm.logs.fields import about
 from ginsfsm.net.addresses import ListenError
 from ginsfsm.net.reason import Reason
 from ginsfsm.row import after, enter, leave, on
+from ginsfsm.seconds import is_seconds
 from ginsfsm.sock.events import EV_FAILED
 from ginsfsm.sock.options import set_options
 from ginsfsm.srv.admitting import PAUSE, Admitting
@@ -157,29 +159,47 @@ class GServerSock(Admitting):
         for listener in self._listeners:
             listener.stop_watching()
 
+    def is_timed(self, event: EV_DRAIN) -> bool:
+        """Guard: it says how long. What is no time raises before anything is closed."""
+        if not is_seconds(event.timeout) or event.timeout < 0:
+            raise EventError(
+                f"{self.path}: EV_DRAIN: expected timeout to be a number of seconds, 0 or more, "
+                f"got {event.timeout!r}; 0 aborts the connections at once"
+            )
+        return True
+
     def ac_drain(self, event: EV_DRAIN) -> None:
-        if self._listeners:
+        # The last word counts, also of whoever says it because of what this one tells.
+        self._drain_time = event.timeout
+        listeners, self._listeners = self._listeners, ()
+        if listeners:
             shared = self._listening is None or self._listening.shared
             if not (shared or event.others_accept):
-                self._accept_the_last()
+                self._accept_the_last(listeners)
             self._close_listeners()
             if not self.destroyed:
                 self._tell_draining()
-        if self._drain is not None:
-            self._drain.cancel()
-            self._drain = None
-        if self.state != "ST_DRAINING":
+        elif self._listening is not None:
+            # From the owner of one that was accepted, and there may be more to accept.
+            return
+        self._stop_timer()
+        if EV_DEADLINE not in self._state:
             # What was told has ended it.
             return
         if not len(self.ledger):
             self.send_event(self, EV_ROOM())
-        elif event.timeout <= 0:
+        elif not self._drain_time:
             self.send_event(self, EV_DEADLINE())
         else:
-            self._drain = self.gaplic.call_later(self, event.timeout, self._drain_is_over)
+            self._drain = self.gaplic.call_later(self, self._drain_time, self._drain_is_over)
 
-    def _accept_the_last(self) -> None:
-        for listener in self._listeners:
+    def _stop_timer(self) -> None:
+        if self._drain is not None:
+            self._drain.cancel()
+            self._drain = None
+
+    def _accept_the_last(self, listeners: tuple[Listener, ...]) -> None:
+        for listener in listeners:
             # No more than could wait when it began; who comes meanwhile comes too late.
             for _ in range(self.config.backlog + 1):
                 try:
@@ -219,8 +239,8 @@ class GServerSock(Admitting):
         self.send_event(self, EV_DEADLINE())
 
     def is_empty(self, _event: EV_ROOM) -> bool:
-        """Guard: no connection is open."""
-        return not len(self.ledger)
+        """Guard: no connection is open, and none is still to be accepted."""
+        return self._listening is None and not len(self.ledger)
 
     def ac_drained(self, _event: EV_ROOM) -> None:
         self._finish_drain(0)
@@ -233,9 +253,7 @@ class GServerSock(Admitting):
         self._finish_drain(len(rest))
 
     def _finish_drain(self, remaining: int) -> None:
-        if self._drain is not None:
-            self._drain.cancel()
-            self._drain = None
+        self._stop_timer()
         # Behind what the connections have to tell of their ends.
         self.gaplic.poller.defer(lambda: self._tell_drained(remaining))
 
@@ -255,7 +273,7 @@ class GServerSock(Admitting):
             on(EV_TOO_FAST,      None,                   "ST_THROTTLED"),
             on(EV_PAUSE_ACCEPT,  None,                   "ST_PAUSED"),
             on(EV_RESUME_ACCEPT, None),
-            on(EV_DRAIN,         ac_drain,               "ST_DRAINING"),
+            on(EV_DRAIN,         ac_drain,               "ST_DRAINING", when=is_timed),
             on(EV_RELOAD_TLS,    Renewing.ac_reload_tls),
             on(EV_LOOK,          Renewing.ac_look),
             leave(stop_watching),
@@ -265,7 +283,7 @@ class GServerSock(Admitting):
             after(PAUSE,         None,                   "ST_LISTENING"),
             on(EV_PAUSE_ACCEPT,  None,                   "ST_PAUSED"),
             on(EV_RESUME_ACCEPT, None),
-            on(EV_DRAIN,         ac_drain,               "ST_DRAINING"),
+            on(EV_DRAIN,         ac_drain,               "ST_DRAINING", when=is_timed),
             on(EV_RELOAD_TLS,    Renewing.ac_reload_tls),
             on(EV_LOOK,          Renewing.ac_look),
         ],
@@ -274,7 +292,7 @@ class GServerSock(Admitting):
             on(EV_ROOM,          None),
             on(EV_PAUSE_ACCEPT,  None,                   "ST_PAUSED"),
             on(EV_RESUME_ACCEPT, None),
-            on(EV_DRAIN,         ac_drain,               "ST_DRAINING"),
+            on(EV_DRAIN,         ac_drain,               "ST_DRAINING", when=is_timed),
             on(EV_RELOAD_TLS,    Renewing.ac_reload_tls),
             on(EV_LOOK,          Renewing.ac_look),
         ],
@@ -284,7 +302,7 @@ class GServerSock(Admitting):
             on(EV_ROOM,          Admitting.ac_wait_again),
             on(EV_PAUSE_ACCEPT,  None,                   "ST_PAUSED"),
             on(EV_RESUME_ACCEPT, None),
-            on(EV_DRAIN,         ac_drain,               "ST_DRAINING"),
+            on(EV_DRAIN,         ac_drain,               "ST_DRAINING", when=is_timed),
             on(EV_RELOAD_TLS,    Renewing.ac_reload_tls),
             on(EV_LOOK,          Renewing.ac_look),
             leave(Admitting.stop_waiting),
@@ -292,7 +310,7 @@ class GServerSock(Admitting):
         "ST_PAUSED": [
             on(EV_RESUME_ACCEPT, None,                   "ST_LISTENING"),
             on(EV_PAUSE_ACCEPT,  None),
-            on(EV_DRAIN,         ac_drain,               "ST_DRAINING"),
+            on(EV_DRAIN,         ac_drain,               "ST_DRAINING", when=is_timed),
             on(EV_RELOAD_TLS,    Renewing.ac_reload_tls),
             on(EV_LOOK,          Renewing.ac_look),
         ],
@@ -300,14 +318,14 @@ class GServerSock(Admitting):
             on(EV_ROOM,          ac_drained,             "ST_CLOSED",    when=is_empty),
             on(EV_ROOM,          None),
             on(EV_DEADLINE,      ac_abort_rest,          "ST_CLOSED"),
-            on(EV_DRAIN,         ac_drain),
+            on(EV_DRAIN,         ac_drain,                              when=is_timed),
             on(EV_PAUSE_ACCEPT,  None),
             on(EV_RESUME_ACCEPT, None),
             on(EV_RELOAD_TLS,    Renewing.ac_reload_tls),
             on(EV_LOOK,          Renewing.ac_look),
         ],
         "ST_CLOSED": [
-            on(EV_DRAIN,         None),
+            on(EV_DRAIN,         None,                                  when=is_timed),
             on(EV_PAUSE_ACCEPT,  None),
             on(EV_RESUME_ACCEPT, None),
             on(EV_RELOAD_TLS,    None),

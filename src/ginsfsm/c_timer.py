@@ -21,6 +21,7 @@ from ginsfsm.event import Event
 from ginsfsm.gconfig import param
 from ginsfsm.gobj import GObj
 from ginsfsm.row import on
+from ginsfsm.seconds import is_seconds
 
 if TYPE_CHECKING:
     from ginsfsm.clock import TimerHandle
@@ -92,7 +93,7 @@ class GTimer(GObj):
     def starts(self, event: EV_SET_TIMER) -> bool:
         """Guard: a time to wait for, not a cancellation."""
         seconds = event.seconds
-        if not isinstance(seconds, (int, float)) or seconds != seconds:
+        if not is_seconds(seconds):
             raise EventError(
                 f"{self.path}: EV_SET_TIMER: expected a number of seconds, got {seconds!r}; "
                 "a negative one cancels"

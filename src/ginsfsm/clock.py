@@ -38,7 +38,11 @@ class Clock(Protocol):
         """Seconds from some fixed moment; never goes back."""
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> TimerHandle:
-        """Call back once, so many seconds from now; from the start where it does not run yet."""
+        """Call back once, so many seconds from now; from the start where it does not run yet.
+
+        Raises:
+            ValueError: `seconds` is a NaN. Nothing has been set.
+        """
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """The loop runs: start the timers that wait for it."""
@@ -108,17 +112,17 @@ class LoopClock:
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> TimerHandle:
         """See `Clock`."""
+        if seconds != seconds:
+            # It compares with nothing, so those behind it in the heap would wait for ever.
+            raise ValueError(f"call_later: expected a number of seconds, got {seconds!r}")
         self._count += 1
         timer = _Timer(self, self._count, callback)
         loop = self._loop
-        if loop is None:
-            timer.when = seconds
-            heapq.heappush(self._heap, timer)
-        else:
-            timer.when = loop.time() + seconds
-            heapq.heappush(self._heap, timer)
-            if timer.when < self._next_at and not self._running:
-                self._wake_at_next(loop)
+        # Added also where there is no loop yet: what is no number is refused before it is kept.
+        timer.when = (0.0 if loop is None else loop.time()) + seconds
+        heapq.heappush(self._heap, timer)
+        if loop is not None and timer.when < self._next_at and not self._running:
+            self._wake_at_next(loop)
         return timer
 
     def cancelled(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ginsfsm.gclass import GClass
 from ginsfsm.net.words import cut
 from ginsfsm.net.words import kind as kind_of_object
 
@@ -123,13 +124,16 @@ def type_words(of: Any, inside: bool = False) -> str:
     """
     parts = members(of)
     if len(parts) > 1:
-        return " | ".join(type_words(one, inside) for one in parts)
+        between = " or " if inside and any(map(_words_of_gobj, parts)) else " | "
+        return between.join(type_words(one, inside) for one in parts)
     of = next(iter(parts))
     if of is types.NoneType:
         return "None"
     if of is Any:
         return "object"
     origin, held = typing.get_origin(of), typing.get_args(of)
+    if inside and (words := _words_of_gobj(of)):
+        return words
     if origin is typing.Literal:
         return " | ".join(repr(one) for one in held)
     if origin is type:
@@ -139,6 +143,18 @@ def type_words(of: Any, inside: bool = False) -> str:
         held = tuple(one for one in held if one is not Ellipsis)
         words += " of " + " and ".join(type_words(one, inside) for one in held)
     return words
+
+
+def _words_of_gobj(of: Any) -> str:
+    """What people call a gobj, or a gclass; empty for any other type."""
+    kind_of_class = typing.get_origin(of) is type
+    gclass = typing.get_args(of)[0] if kind_of_class else of
+    if not isinstance(gclass, GClass):
+        return ""
+    word = "gclass" if kind_of_class else "gobj"
+    if gclass.__module__ == "ginsfsm.gobj":
+        return f"a {word}"
+    return f"a {word} derived from {gclass.__name__}" if kind_of_class else f"a {gclass.__name__}"
 
 
 def shown(value: object) -> str:

@@ -203,7 +203,7 @@ class Deadlines:
             self._set_timer(now)
 
     def soon(self, item: Arrival) -> None:
-        """Look at it in the next tick, unless it is forgotten or destroyed by then.
+        """Look at it within two ticks, unless it is forgotten or destroyed by then.
 
         Most connections of a busy server are gone before a tick has passed, and need never be
         placed.

@@ -21,6 +21,7 @@ from ginsfsm.event import Event
 from ginsfsm.folder import short_path
 from ginsfsm.gconfig import Config, Param
 from ginsfsm.row import Postpone, Row, Table, bound, name_of, targets
+from ginsfsm.seconds import is_seconds
 
 if TYPE_CHECKING:
     from ginsfsm.gobj import GObj
@@ -164,10 +165,18 @@ def _table(cls: type[GObj], faults: _Faults) -> Table:
             else:
                 faults.at(
                     None,
-                    f"{name}: {row!r} is no row; write on(EV_X, ac_x, 'ST_Y'), after(), "
+                    f"{name}: {_as_written(row)} is no row; write on(EV_X, ac_x, 'ST_Y'), after(), "
                     "enter() or leave()",
                 )
     return table
+
+
+def _as_written(given: object) -> str:
+    """What stands in the place of a row, much as the class wrote it."""
+    if isinstance(given, (tuple, list)):
+        words = [repr(one) if isinstance(one, str) else name_of(one) for one in given]
+        return f"({', '.join(words)})"
+    return repr(given) if isinstance(given, str) else name_of(given)
 
 
 def _check_rows(cls: type[GObj], table: Table, faults: _Faults) -> None:
@@ -241,7 +250,7 @@ def _check_seconds(cls: type[GObj], row: Row, state: str, faults: _Faults) -> No
             faults.row(row, state, f"there is no parameter {seconds!r}{nearest(seconds, params)}")
         elif not set(typing.get_args(declared.type) or (declared.type,)) <= _SECONDS:
             faults.row(row, state, f"the parameter {seconds!r} holds no number of seconds")
-    elif isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds != seconds:
+    elif not is_seconds(seconds):
         faults.row(row, state, f"expected seconds or the name of a parameter, got {seconds!r}")
 
 

@@ -37,10 +37,15 @@ _RESERVED: Final = frozenset({"self", "name", "gclass", "parent", "unique", "tab
 """Words that `create_gobj` and `Config` keep for themselves."""
 
 
+_ORDINALS: Final = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+
+
 class Param:
     """One declared parameter. Made by `param` and `statistic`, read by `Config`."""
 
-    __slots__ = ("choices", "default", "description", "ge", "le", "read_only", "type")
+    __slots__ = (
+        "choices", "default", "description", "from_settings", "ge", "le", "read_only", "type",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -50,6 +55,7 @@ class Param:
         le: float | None,
         choices: tuple[object, ...] | None,
         read_only: bool,
+        from_settings: Callable[[object], object] | None = None,
     ) -> None:
         self.default = default
         self.description = description
@@ -57,6 +63,7 @@ class Param:
         self.le = le
         self.choices = choices
         self.read_only = read_only
+        self.from_settings = from_settings
         self.type: Any = object
 
     def expected(self) -> str:
@@ -81,11 +88,13 @@ class Param:
         try:
             converted = convert(value, self.type)
         except (msgspec.ValidationError, ValueError) as error:
-            where = str(error).partition(" - at ")[2]
+            where = _where(str(error).partition(" - at ")[2].replace("`", ""), value)
             raise ValueError(
                 f"expected {self.expected()}, got {self._given(value)}"
-                + (f" (wrong at {where.strip('`').replace('$', 'the value')})" if where else "")
+                + (f" (wrong{where})" if where else "")
             ) from error
+        if isinstance(converted, float) and converted != converted and not self._limited:
+            raise ValueError(f"expected {self.expected()} that is a number, got {shown(value)}")
         if isinstance(converted, (int, float)) and not self._in_range(converted):
             raise ValueError(f"expected {self.expected()}, got {self._given(value)}")
         if self.choices is not None and converted not in self.choices:
@@ -97,7 +106,7 @@ class Param:
         found: list[str] = []
         if not isinstance(self.description, str) or not self.description.strip():
             found.append("give a description, one sentence for the documentation")
-        if (self.ge, self.le) != (None, None) and not {int, float} & set(members(self.type)):
+        if self._limited and not {int, float} & set(members(self.type)):
             found.append(f"ge and le limit a number; its type is {type_words(self.type)}")
         if not all(
             limit is None or isinstance(limit, (int, float)) for limit in (self.ge, self.le)
@@ -117,6 +126,10 @@ class Param:
             return f"a text of {len(str(value))} characters"
         return kind(value)
 
+    @property
+    def _limited(self) -> bool:
+        return (self.ge, self.le) != (None, None)
+
     def _in_range(self, number: float) -> bool:
         # Written so that a NaN, which compares with nothing, is out of every range.
         return (self.ge is None or number >= self.ge) and (self.le is None or number <= self.le)
@@ -129,8 +142,11 @@ def param(
     ge: float | None = None,
     le: float | None = None,
     choices: Iterable[T] | None = None,
+    from_settings: Callable[[object], object] | None = None,
 ) -> T:
     """Declare a parameter of a gclass, inside its nested `config`.
+
+    A NaN, which compares with nothing, is no value of a parameter that is a float.
 
     Args:
         default: the value when nobody gives one; it must fit the annotation and the limits.
@@ -138,12 +154,16 @@ def param(
         ge: the smallest legal number.
         le: the largest legal number.
         choices: the legal values, where they can be listed.
+        from_settings: called with a value that comes from settings, for the one that the code would
+            give; it raises ValueError with the sentence for the error. For a parameter whose type
+            does not say what a text in settings stands for.
 
     Returns:
         A declaration, typed as the default so that a type checker compares it with the annotation.
     """
     legal = None if choices is None else tuple(choices)
-    return cast(T, Param(default, description, ge, le, legal, read_only=False))
+    one = Param(default, description, ge, le, legal, False, from_settings)
+    return cast(T, one)
 
 
 def statistic(default: T, description: str) -> T:
@@ -276,6 +296,8 @@ class Config:
                     )
                 else:
                     try:
+                        if origin and one.from_settings is not None:
+                            value = one.from_settings(value)
                         self.__dict__[name] = one.convert(value)
                     except ValueError as error:
                         faults.append(f"{name}: {error}{tail}")
@@ -372,6 +394,18 @@ def _resolved(annotation: Any, frame: types.FrameType) -> Any:
     for scope in reversed(scopes):
         names.update(scope.f_locals)
     return eval(annotation, names)
+
+
+def _where(path: str, value: object) -> str:
+    """Where within a value it is wrong, from the path that msgspec tells, as in `$[1]`."""
+    index = path.removeprefix("$[").removesuffix("]")
+    if isinstance(value, (tuple, list)) and index.isdigit():
+        number = int(index)
+        known = number < len(_ORDINALS)
+        place = f"the {_ORDINALS[number]} value" if known else f"value number {number + 1}"
+        return f": {place}, {shown(value[number])}"
+    path = path.replace("$", "the value").replace("key in ", "a key of ")
+    return f" at {path}" if path else ""
 
 
 def _table_word(one: Param) -> str:

@@ -158,11 +158,17 @@ class GObj(metaclass=GClass):
         cls.compiled = compile_machine(cls, bases, frame.f_code.co_filename, frame.f_lineno)
         _gclasses.setdefault(cls.__name__, []).append(cls)
 
-    def __init__(self) -> None:
-        raise GObjError(
-            f"{type(self).__name__} is made with create_gobj(name, {type(self).__name__}, parent), "
-            "not by calling the class"
-        )
+    if TYPE_CHECKING:
+
+        def __init__(self) -> None: ...
+
+    else:
+        # Whatever is given, one sentence; to a type checker every argument is a mistake.
+        def __init__(self, *_given: object, **_named: object) -> None:
+            raise GObjError(
+                f"{type(self).__name__} is made with "
+                f"create_gobj(name, {type(self).__name__}, parent), not by calling the class"
+            )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path} {self.state}>"
@@ -334,13 +340,16 @@ class GObj(metaclass=GClass):
                 handler = destination._state[type(event)]
                 source = event.source
             except (AttributeError, KeyError, TypeError):
-                return self._send(destination, event, payload)
-            if source is not self:
-                if source is None:
-                    event.source = self
-                else:
-                    event = event.sent_by(self)
-            return handler(destination, event)
+                # The slow way comes after this block: within it, whatever it raises would have
+                # this error of ours for its context.
+                pass
+            else:
+                if source is not self:
+                    if source is None:
+                        event.source = self
+                    else:
+                        event = event.sent_by(self)
+                return handler(destination, event)
         return self._send(destination, event, payload)
 
     @overload

@@ -4,6 +4,9 @@ The command `ginsfsm run` makes one of these when it gets SIGTERM. Every server 
 `EV_DRAIN`, so its owner and its sessions hear `EV_DRAINING` and may say good-bye. When the last of
 their connections has gone, or the time is over and the rest has been aborted, the gaplic stops.
 
+A server that is to be there until the end, that of the metrics above all, is left out of this: its
+owner's gclass says so with `ends_last = True`. It goes with the tree.
+
 A server that its owner destroys meanwhile tells no more, but its connections live on. So the books
 of all servers are looked at from time to time as well, and what counts is that they are empty.
 """
@@ -11,7 +14,7 @@ of all servers are looked at from time to time as well, and what counts is that 
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ginsfsm.c_srv_sock import EV_DRAIN, EV_DRAINED, GServerSock
 from ginsfsm.c_timer import EV_SET_TIMER, EV_TIMEOUT, GTimer
@@ -21,12 +24,27 @@ from ginsfsm.logs.fields import about
 from ginsfsm.net.words import counted
 from ginsfsm.row import on
 
-__all__ = ["Shutdown"]
+if TYPE_CHECKING:
+    from ginsfsm.gaplic import GAplic
+
+__all__ = ["Shutdown", "servers_to_drain"]
 
 logger: Final = logging.getLogger("ginsfsm")
 
 LOOK: Final = 0.05
 """Seconds between two looks at servers that cannot tell any more."""
+
+
+def servers_to_drain(app: GAplic) -> list[GServerSock]:
+    """The servers whose clients one waits for."""
+    return [
+        one
+        for one in app.walk()
+        if isinstance(one, GServerSock)
+        and not one.destroyed
+        and one.state != "ST_CLOSED"
+        and not getattr(type(one.parent), "ends_last", False)
+    ]
 
 
 class Shutdown(GObj):
@@ -42,11 +60,7 @@ class Shutdown(GObj):
         """Let them all drain, and begin to wait."""
         self._aborted = 0
         self._end = self.gaplic.time() + self.config.timeout
-        servers = [
-            one
-            for one in self.gaplic.walk()
-            if isinstance(one, GServerSock) and not one.destroyed and one.state != "ST_CLOSED"
-        ]
+        servers = servers_to_drain(self.gaplic)
         # Those that have not told yet that they have drained.
         self._draining = set(servers)
         logger.info(

@@ -544,7 +544,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(all_limits, st.lists(steps, max_size=60))
 def test_it_decides_as_the_model_does(
     first: Limits, given_steps: list[tuple[str, str | int | Limits]]

@@ -9,6 +9,7 @@ import pytest
 
 from ginsfsm.net.certificate import Certificate
 from ginsfsm.net.certificate_watch import CertificateWatch
+from ginsfsm.net.file_identity import file_identity
 
 NOW = datetime(2030, 6, 1, 12, tzinfo=UTC)
 
@@ -196,6 +197,15 @@ def test_one_of_several(tmp_path: Path, file: Path) -> None:
     other.write_bytes(b"K")
     assert changed(watch, file, other)
     assert not changed(watch, file, other)
+
+
+def test_a_file_that_changes_while_it_is_read(file: Path) -> None:
+    before = file_identity(str(file))
+    file.write_bytes(b"another")
+    watch = CertificateWatch()
+    watch.know([before])
+    assert changed(watch, file)
+    assert not changed(watch, file)
 
 
 def test_no_files() -> None:

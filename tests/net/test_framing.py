@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ginsfsm.net.cutter import Cutter
-from ginsfsm.net.framing import FrameError, Framing, framing_fault, make_framing
+from ginsfsm.net.framing import FrameError, Framing, framing_fault, make_framing, read_framing
 
 MAX = 40
 """So small that hypothesis comes to it."""
@@ -463,6 +463,39 @@ def test_illegal_values(value: object, begin: str) -> None:
     with pytest.raises(ValueError, match="^framing: ") as caught:
         make_framing(value, MAX)
     assert str(caught.value) == f"framing: {fault}"
+
+
+@pytest.mark.parametrize(
+    ("said", "value"),
+    [("", ""), ("lines", "lines"), ("uint32", "uint32"), (7, 7), ("7", 7), ("0128", 128)],
+)
+def test_what_settings_say(said: object, value: object) -> None:
+    assert read_framing(said) == value
+
+
+@pytest.mark.parametrize(
+    ("said", "begin"),
+    [
+        ("line", "'line' (str) is no framing; did you mean 'lines'?; "),
+        (";", "';' (str) is no framing; "),
+        ("0", "0 (int) is no framing; "),
+        ("-7", "'-7' (str) is no framing; "),
+        ("1.5", "'1.5' (str) is no framing; "),
+        ("²", "'²' (str) is no framing; "),
+        (0, "0 (int) is no framing; "),
+        (True, "True (bool) is no framing; "),
+        (["lines"], "a list is no framing; "),
+        (b"x", "a bytes is no framing; "),
+    ],
+)
+def test_what_settings_cannot_say(said: object, begin: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        read_framing(said)
+    assert str(caught.value) == (
+        f"{begin}in settings expected '' for none, one of 'lines', 'crlf', 'netstrings', 'uint8', "
+        "'uint16', 'uint32', 'uint64', 'uint16le', 'uint32le', 'uint64le', or a fixed size as a "
+        "whole number from 1; a delimiter or a class can be given only in the code"
+    )
 
 
 def test_a_fixed_size_above_the_limit() -> None:

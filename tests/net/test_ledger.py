@@ -147,8 +147,8 @@ def test_iteration_is_a_snapshot() -> None:
 
 def test_counters_are_apart_from_the_entries() -> None:
     ledger = Ledger[Connection]()
-    ledger.count_refused()
-    ledger.count_refused()
+    ledger.count_refused("shut")
+    ledger.count_refused("full")
     ledger.count_failed()
     assert (ledger.accepted, ledger.refused, ledger.failed, len(ledger)) == (0, 2, 1, 0)
     assert repr(ledger) == "<Ledger: 0 open, 0 accepted, 2 refused, 1 failed>"

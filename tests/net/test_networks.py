@@ -6,7 +6,7 @@ import ipaddress
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ginsfsm.net.networks import Network, Networks, packed_address, read_networks
@@ -40,7 +40,6 @@ def fault(text: object) -> str:
     return sentence
 
 
-@settings(deadline=None)
 @given(st.lists(networks(), max_size=8), st.lists(addresses, max_size=20))
 def test_an_address_is_in_it_where_it_is_in_one_of_the_networks(
     given_networks: list[IPv4Or6],
@@ -55,7 +54,6 @@ def test_an_address_is_in_it_where_it_is_in_one_of_the_networks(
         )
 
 
-@settings(deadline=None)
 @given(st.lists(networks(), max_size=5), networks())
 def test_a_network_is_covered_where_it_is_within_one_of_them(
     wide: list[IPv4Or6], narrow: IPv4Or6
@@ -68,7 +66,6 @@ def test_a_network_is_covered_where_it_is_within_one_of_them(
     )
 
 
-@settings(deadline=None)
 @given(st.text("0123456789abf.:/%[]*x \n", max_size=20))
 def test_reads_no_more_and_no_less_than_the_standard_library(text: str) -> None:
     found, faults = read_networks("allow", [text])

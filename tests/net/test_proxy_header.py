@@ -21,12 +21,11 @@ from ginsfsm.net.proxy_header import (
     SocketAddress,
     Tlv,
     TlvType,
-    build_proxy_v1,
-    build_proxy_v2,
     parse_proxy_header,
 )
 from ginsfsm.net.proxy_line import MAX_LINE, _ends
 from ginsfsm.net.proxy_tlv import MAX_TLVS
+from proxy_builder import build_proxy_v1, build_proxy_v2
 
 SIGNATURE = bytes.fromhex("0D0A0D0A 000D0A51 5549540A")
 

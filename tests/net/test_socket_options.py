@@ -29,7 +29,6 @@ def test_texts_become_bytes() -> None:
         ("IPV6_TCLASS", 32),
         ("6:13", b"reno"),
         ("SO_MARK", -1),
-        ("SO_MARK", True),
     ],
 )
 def test_no_fault(name: str, value: object) -> None:
@@ -47,6 +46,12 @@ def test_no_fault(name: str, value: object) -> None:
         ("IP_DEFAULT_MULTICAST_TTL", 1, "no socket option 'IP_DEFAULT_MULTICAST_TTL'"),
         ("1:", 1, "no socket option '1:' on this system"),
         ("SO_RCVBUF", 1.5, "SO_RCVBUF: expected an int, or bytes, got 1.5 (float)"),
+        ("SO_RCVBUF", True, "SO_RCVBUF: expected an int, or bytes, got True (bool); give 1"),
+        (
+            "SO_BROADCAST",
+            False,
+            "SO_BROADCAST: expected an int, or bytes, got False (bool); give 0",
+        ),
         ("SO_RCVBUF", None, "SO_RCVBUF: expected an int, or bytes, got None"),
         ("SO_RCVBUF", 1 << 31, "SO_RCVBUF: expected an int of 32 bits, got 2147483648"),
         ("SO_REUSEPORT", 1, "SO_REUSEPORT cannot be set here: give the parameter reuse_port"),

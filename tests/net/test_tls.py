@@ -30,10 +30,10 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from ginsfsm.net.tls import SslOptions, Tls, TlsError, build_tls
+from ginsfsm.net.tls import SslOptions, Tls, TlsError, all_faults, build_tls
 
 PASSPHRASE = "correct horse"
 EARLIER = datetime.now(UTC) - timedelta(days=30)
@@ -543,7 +543,6 @@ def starred(a: Files, b: Files) -> Tls:
 
 
 class TestStrangeNames:
-    @settings(deadline=None)
     @given(st.text(st.characters(min_codepoint=1, max_codepoint=127), min_size=9, max_size=120))
     def test_any_ascii(self, starred: Tls, name: str) -> None:
         self.say(starred, name)
@@ -1036,6 +1035,30 @@ class TestFaultsInFiles:
             "pasword", "cert_reqs", "password", "sni['']", "alpn", "ciphers", "ca_certs",
             "certfile", "keyfile", "sni['b.example'].keyfile",
         ]  # fmt: skip
+
+    def test_files_are_looked_for_where_an_option_is_faulty(self, a: Files) -> None:
+        missing = {"certfile": "x.crt", "keyfile": "x.key"}
+        assert all_faults({**missing, "alpn": "h2"}, server_side=True) == [
+            (
+                "alpn: expected a list of protocols, such as ['h2', 'http/1.1'], got 'h2' (str); "
+                "write ['h2']"
+            ),
+            "certfile: there is no file 'x.crt'",
+            "keyfile: there is no file 'x.key'",
+        ]
+        (fault,) = all_faults({"certfile": a.crt, "keyfile": a.key, "alpn": []}, server_side=True)
+        assert fault.startswith("alpn: ")
+        # Else they are read once, by `build_tls`.
+        assert all_faults(missing, server_side=True) == []
+
+    def test_an_empty_keyfile_is_none(self, a: Files) -> None:
+        combined = {"certfile": a.pem, "keyfile": ""}
+        assert build_tls(combined, server_side=True).files == (a.pem,)
+        assert refusal({"certfile": "x.crt", "keyfile": ""}) == (
+            "certfile: there is no file 'x.crt'",
+        )
+        (fault,) = refusal({"certfile": a.crt, "keyfile": ""})
+        assert fault.endswith("holds no private key; give the file of the key as keyfile")
 
     def test_how_the_error_reads(self) -> None:
         assert str(TlsError(("a: x",))) == "a: x"

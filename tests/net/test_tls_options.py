@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ginsfsm.net.server_names import host_name
@@ -63,6 +63,18 @@ class TestWhatIsAccepted:
             ("keyfile", "ca_certs", "ciphers", "password", "alpn", "sni", "context", "cert_reqs")
         )
         assert read(**old) == read()
+
+    @pytest.mark.parametrize("server_side", [True, False])
+    def test_so_is_an_empty_path_of_what_need_not_be_there(self, server_side: bool) -> None:
+        """A service hands on its own parameter, whose default is empty."""
+        assert read(server_side, keyfile="", ca_certs="") == read(server_side)
+        assert client(certfile=None, keyfile="") == []
+        (fault,) = server(cert_reqs="required", ca_certs="")
+        assert fault.startswith("cert_reqs: 'required' without ca_certs")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        assert option_faults({"context": context, "keyfile": ""}, server_side=True) == []
+        chain = read(sni={"a.example": {"certfile": "a.pem", "keyfile": ""}}).sni["a.example"]
+        assert chain.keyfile is None
 
     @pytest.mark.parametrize(
         ("value", "mode"),
@@ -365,7 +377,6 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(KEYS, ANYTHING), st.booleans())
 def test_nothing_that_a_settings_file_can_hold_makes_it_raise(
     options: dict[str, Any], server_side: bool

@@ -295,9 +295,7 @@ class Admission:
         key = b""
         if host:
             address = packed_address(host)
-            if (self._deny is not None and address in self._deny) or (
-                self._allow is not None and address not in self._allow
-            ):
+            if (self._deny is not None or self._allow is not None) and self._is_out(address):
                 return Refusal.DENIED
             key = _key(address)
             if self._max_each and self._counts.get(key, 0) >= self._max_each:
@@ -327,6 +325,22 @@ class Admission:
                 self._rotate_at = moment + each.depth
             self._recent[key] = full_at_each
         return None
+
+    def denies(self, host: str) -> bool:
+        """The first question of `check` alone, for one that has been turned away already.
+
+        Args:
+            host: the peer's address, as for `check`.
+
+        Raises:
+            ValueError: `host` is no address.
+        """
+        return bool(host) and self._is_out(packed_address(host))
+
+    def _is_out(self, address: bytes) -> bool:
+        return (self._deny is not None and address in self._deny) or (
+            self._allow is not None and address not in self._allow
+        )
 
     def give_back(self) -> None:
         """A connection that took its token of the rate over all is not to be counted after all."""

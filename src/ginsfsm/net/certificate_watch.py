@@ -1,18 +1,16 @@
 """CertificateWatch: which certificates run out, and whether their files have changed.
 
-It only answers questions; whoever asks has the clock. Files are compared by what the system says of
-them (device, number, size, times of change), through symbolic links, so that a file that was
-replaced and a link that points elsewhere now both count as changed.
+It only answers questions; whoever asks has the clock. Files are compared by their identities.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 from ginsfsm.net.certificate import Certificate
+from ginsfsm.net.file_identity import FileIdentity, file_identity
 
 __all__ = ["CertificateWatch"]
 
@@ -25,11 +23,15 @@ class CertificateWatch:
 
     def __init__(self) -> None:
         self._told: dict[tuple[str, datetime], int] = {}
-        self._seen: tuple[object, ...] = ()
+        self._seen: tuple[FileIdentity, ...] = ()
 
     def see(self, files: Sequence[str]) -> None:
         """Take the files as they are now for known."""
         self._seen = _identities(files)
+
+    def know(self, identities: Sequence[FileIdentity]) -> None:
+        """Take the files as they were then for known; in the order in which they are asked for."""
+        self._seen = tuple(identities)
 
     def changed(self, files: Sequence[str]) -> bool:
         """Whether the files have changed since they were seen; they are seen with it."""
@@ -56,15 +58,5 @@ class CertificateWatch:
                 yield f"the certificate {one.file} ({names}) expires in {left:.1f} days, on {date}"
 
 
-def _identities(files: Sequence[str]) -> tuple[object, ...]:
-    return tuple(_identity(file) for file in files)
-
-
-def _identity(file: str) -> tuple[int, ...] | None:
-    try:
-        found = os.stat(file)
-    except OSError:
-        # Gone for a moment, while it is being replaced.
-        return None
-    # Some copy the time of the contents with the contents (`cp -p`); nobody can copy the other one.
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+def _identities(files: Sequence[str]) -> tuple[FileIdentity, ...]:
+    return tuple(file_identity(file) for file in files)

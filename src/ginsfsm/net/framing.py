@@ -36,7 +36,7 @@ from ginsfsm.net.cutter import FrameError
 from ginsfsm.net.delimited import Delimited, Lines
 from ginsfsm.net.words import given, kind, nearest
 
-__all__ = ["FrameError", "Framing", "framing_fault", "make_framing"]
+__all__ = ["FrameError", "Framing", "framing_fault", "make_framing", "read_framing"]
 
 MAX_DELIMITER: Final = 64
 """Bytes of the longest delimiter: far above any in use, and so few that to look at them again in
@@ -104,7 +104,8 @@ def framing_fault(value: object, max_frame: int | None = None) -> str | None:
         max_frame: the other parameter, where a fixed size is to be compared with it.
 
     Returns:
-        None if there is nothing wrong. A user's own class or function is not called.
+        None if there is nothing wrong. With `max_frame` a user's own class or function is called
+        once, to see whether it makes a framing.
     """
     if isinstance(value, str):
         if value == "" or value in _NAMED:
@@ -126,13 +127,35 @@ def framing_fault(value: object, max_frame: int | None = None) -> str | None:
             )
         return None
     if callable(value):
-        return None
+        return None if max_frame is None else _fault_of_own(value, max_frame)
     if isinstance(value, Framing):
         return (
             f"{kind(value)} was given, one framing for all connections, where each needs its own: "
             f"give the class, or a function that makes one; {_LEGAL}"
         )
     return f"{given(value)} was given; {_LEGAL}"
+
+
+def read_framing(value: object) -> object:
+    """The parameter `framing` as a value of the code, from what settings say.
+
+    On a command line all is text, and in a file there are no bytes and no classes.
+
+    Raises:
+        ValueError: settings cannot say that; the sentence lists what they can.
+    """
+    if isinstance(value, str):
+        value = int(value) if value.isascii() and value.isdigit() else str(value)
+    is_size = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if is_size or (isinstance(value, str) and (value == "" or value in _NAMED)):
+        return value
+    close = nearest(value, _NAMED)
+    hint = close if isinstance(value, str) and "did you mean" in close else ""
+    raise ValueError(
+        f"{given(value)} is no framing{hint}; in settings expected '' for none, one of "
+        f"{', '.join(map(repr, _NAMED))}, or a fixed size as a whole number from 1; a delimiter "
+        "or a class can be given only in the code"
+    )
 
 
 def make_framing(value: object, max_frame: int) -> Framing:
@@ -151,6 +174,11 @@ def make_framing(value: object, max_frame: int) -> Framing:
         raise ValueError(f"max_frame={max_frame!r}: expected a whole number of bytes from 1")
     if value == "":
         raise ValueError("framing='' is none, so there is nothing to make: test for it before")
+    if callable(value):
+        made: object = value(max_frame)
+        if not isinstance(made, Framing):
+            raise ValueError(f"framing: {_no_framing(value, max_frame, made)}")
+        return made
     fault = framing_fault(value, max_frame)
     if fault is not None:
         raise ValueError(f"framing: {fault}")
@@ -158,13 +186,25 @@ def make_framing(value: object, max_frame: int) -> Framing:
         return _NAMED[value](max_frame)
     if isinstance(value, bytes):
         return Delimited(value, max_frame)
-    if isinstance(value, int):
-        return Fixed(value)
-    assert callable(value)
-    made = value(max_frame)
-    if not isinstance(made, Framing):
-        raise ValueError(
-            f"framing: {getattr(value, '__name__', 'the callable')}({max_frame}) returned "
-            f"{kind(made)}, expected an object with the methods split, wrap and rest"
-        )
-    return made
+    assert isinstance(value, int)
+    return Fixed(value)
+
+
+def _fault_of_own(make: Callable[[int], object], max_frame: int) -> str | None:
+    try:
+        made = make(max_frame)
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}".rstrip(": ")
+        return f"{_call(make, max_frame)} raised {told}; expected it to return a Framing"
+    return None if isinstance(made, Framing) else _no_framing(make, max_frame, made)
+
+
+def _no_framing(make: object, max_frame: int, made: object) -> str:
+    return (
+        f"{_call(make, max_frame)} returned {kind(made)}, expected an object with the methods "
+        "split, wrap and rest"
+    )
+
+
+def _call(make: object, max_frame: int) -> str:
+    return f"{getattr(make, '__name__', 'the callable')}({max_frame})"

@@ -24,8 +24,7 @@ class Ledger(Generic[T]):
 
     Attributes:
         accepted: how many were opened, since the beginning; those still open among them.
-        refused: how many the server turned away, by `count_refused`.
-        refused_by: the same by the reason.
+        refused_by: how many the server turned away, by the reason; `count_refused` counts.
         failed: how many failed while they were being made, by `count_failed`.
         handshakes: how many handshakes of TLS were completed, by `count_handshake`.
         failed_handshakes: how many were not, by `count_failed_handshake`.
@@ -44,7 +43,6 @@ class Ledger(Generic[T]):
         "failed_handshakes",
         "handshakes",
         "on_close",
-        "refused",
         "refused_by",
         "rx_bytes",
         "rx_messages",
@@ -56,7 +54,6 @@ class Ledger(Generic[T]):
         # A dictionary and not a set, for the order; the values mean nothing.
         self._open: dict[T, None] = {}
         self.accepted = 0
-        self.refused = 0
         self.refused_by: dict[str, int] = {}
         self.failed = 0
         self.handshakes = 0
@@ -104,9 +101,13 @@ class Ledger(Generic[T]):
         if self.on_close is not None:
             self.on_close()
 
-    def count_refused(self, reason: str = "shut") -> None:
+    @property
+    def refused(self) -> int:
+        """How many the server turned away."""
+        return sum(self.refused_by.values())
+
+    def count_refused(self, reason: str) -> None:
         """Count a connection that the server turned away. It opens and closes nothing."""
-        self.refused += 1
         self.refused_by[reason] = self.refused_by.get(reason, 0) + 1
 
     def count_failed(self) -> None:
@@ -143,9 +144,6 @@ class Ledger(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         """Those open now, in order of opening; a snapshot, so they may be closed meanwhile."""
         return iter(tuple(self._open))
-
-    def __contains__(self, connection: object) -> bool:
-        return connection in self._open
 
     def __repr__(self) -> str:
         return (

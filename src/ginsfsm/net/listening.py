@@ -4,6 +4,8 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ginsfsm.net.sockaddr import format_address
+
 __all__ = ["Listening"]
 
 
@@ -25,6 +27,11 @@ class Listening:
     port: int
     shared: bool = False
     remove: Callable[[], object] | None = field(default=None, compare=False)
+
+    @property
+    def addresses(self) -> str:
+        """Where it listens, for people: `127.0.0.1:7000, [::1]:7000`."""
+        return ", ".join(format_address(one.getsockname()) for one in self.sockets)
 
     def close(self) -> None:
         """Close the sockets, and remove the file of a Unix socket if it is still ours.

@@ -23,12 +23,15 @@ from ginsfsm.net.inherited import listen_on_descriptor, listen_on_name
 from ginsfsm.net.listening import Listening
 from ginsfsm.net.socket_options import options_faults
 from ginsfsm.net.unix_address import listen_on_path, owner_fault, unix_faults
-from ginsfsm.net.words import cut, is_whole
+from ginsfsm.net.words import HOST_FORM, cut, is_host, is_whole
 
 __all__ = ["Place", "open_place", "place_faults"]
 
 LONGEST_INTERFACE: Final = 15
 """Bytes of a network interface's name; IFNAMSIZ. The kernel cuts off what is more."""
+
+LONGEST_FD_NAME: Final = 255
+"""Characters of a name that a service manager gives; sd_listen_fds(3), FDNAME_MAX."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +113,21 @@ def place_faults(place: Place) -> Iterator[str]:
     It looks at nothing outside: whether the host, the folder or the user is there is seen when it
     is opened.
     """
-    broken = [name for name in (*place.hosts, place.interface) if not is_whole(name)]
+    broken = [name for name in place.hosts if not is_host(name)]
     if broken:
-        yield f"hosts, interface: expected texts that are UTF-8, got {cut(repr(broken[0]))}"
+        name = "hosts" if len(place.hosts) > 1 else "host, hosts"
+        yield f"{name}: {HOST_FORM}, got {cut(repr(broken[0]))}"
+    elif not is_whole(place.interface):
+        yield f"interface: expected a text that is UTF-8, got {cut(repr(place.interface))}"
     elif place.kind == "hosts":
         yield from _tcp_faults(place)
     else:
         yield from _misplaced(place)
+    if not _is_fd_name(place.fd_name):
+        yield (
+            f"fd_name: expected at most {LONGEST_FD_NAME} characters of ASCII, none of them a "
+            f"colon or a control character, got {cut(repr(place.fd_name))}"
+        )
     is_unix = place.kind == "unix_path"
     if is_unix:
         yield from (f"unix_path: {fault}" for fault in unix_faults(place.unix_path))
@@ -135,6 +146,16 @@ def place_faults(place: Place) -> Iterator[str]:
             yield f"unix_owner: {why} that could have an owner"
     options = options_faults(place.socket_options, is_unix=is_unix)
     yield from (f"socket_options: {fault}" for fault in options)
+
+
+def _is_fd_name(name: str) -> bool:
+    """Whether a service manager can give sockets by that name; sd_listen_fds(3)."""
+    return (
+        len(name) <= LONGEST_FD_NAME
+        and name.isascii()
+        and (name == "" or name.isprintable())
+        and ":" not in name
+    )
 
 
 def _tcp_faults(place: Place) -> Iterator[str]:

@@ -20,7 +20,6 @@ an unspecified family in version 2, and for UNKNOWN in version 1.
 from __future__ import annotations
 
 from ginsfsm.net.proxy_binary import MAX_HEADER, SIGNATURE, parse_binary
-from ginsfsm.net.proxy_builder import build_proxy_v1, build_proxy_v2
 from ginsfsm.net.proxy_facts import ProxyHeader, ProxyTls, SocketAddress, Transport
 from ginsfsm.net.proxy_line import LINE_START, parse_line
 from ginsfsm.net.proxy_tlv import ProxyError, Tlv, TlvType
@@ -35,8 +34,6 @@ __all__ = [
     "Tlv",
     "TlvType",
     "Transport",
-    "build_proxy_v1",
-    "build_proxy_v2",
     "parse_proxy_header",
 ]
 

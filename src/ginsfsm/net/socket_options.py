@@ -107,8 +107,9 @@ def options_faults(options: Sequence[tuple[Any, Any]], *, is_unix: bool = False)
             )
         elif is_unix and numbers[0] != socket.SOL_SOCKET:
             yield f"{name} is none of a Unix socket: only those that begin with SO_ are"
-        elif not isinstance(value, (int, bytes)):
-            yield f"{name}: expected an int, or bytes, got {given(value)}"
+        elif not isinstance(value, (int, bytes)) or isinstance(value, bool):
+            tail = f"; give {value:d}" if isinstance(value, bool) else ""
+            yield f"{name}: expected an int, or bytes, got {given(value)}{tail}"
         elif isinstance(value, int) and value not in _INT:
             yield f"{name}: expected an int of 32 bits, got {value}"
 

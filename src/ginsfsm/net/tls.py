@@ -1,6 +1,7 @@
 """TLS of a server or a client: from the options of `ssl_options` to an `ssl.SSLContext`.
 
-`option_faults` looks at the options alone; `build_tls` reads the files too and makes the context.
+`option_faults` looks at the options alone; `build_tls` reads the files too and makes the context;
+`all_faults` reads them only where the options have a fault already, and no context will be made.
 Whatever is wrong is found here, before a port is opened or a client answered, and told at once.
 OpenSSL would ask for a missing passphrase on the terminal, and so hold a server that starts by
 itself for ever: it is always given somebody to ask.
@@ -26,6 +27,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from ginsfsm.net.certificate import Certificate
+from ginsfsm.net.file_identity import FileIdentity, file_identity
 from ginsfsm.net.key_pair import KeyPair
 from ginsfsm.net.pem import Pem, PemError, read_pem
 from ginsfsm.net.server_names import choose_context, record_name
@@ -38,7 +40,7 @@ from ginsfsm.net.tls_options import (
     read_options,
 )
 
-__all__ = ["SslOptions", "Tls", "TlsError", "build_tls", "option_faults"]
+__all__ = ["SslOptions", "Tls", "TlsError", "all_faults", "build_tls", "option_faults"]
 
 SERVER_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2, and what Mozilla calls intermediate without DHE. Those of 1.3 are all good."""
@@ -84,6 +86,7 @@ class Tls:
         certificates: the main one first, then those of `sni`. Empty with a context of the user's
             own, which does not tell, and for a client without one.
         files: what was read, folders too: when one of them changes, build anew.
+        identities: of the files, in their order, as they were before they were read.
         warnings: what is not wrong but should be known, a sentence each, the option first.
     """
 
@@ -92,6 +95,7 @@ class Tls:
     server_hostname: str | None
     certificates: tuple[Certificate, ...]
     files: tuple[str, ...]
+    identities: tuple[FileIdentity, ...]
     warnings: tuple[str, ...]
 
 
@@ -125,9 +129,32 @@ def build_tls(options: Mapping[str, Any], *, server_side: bool) -> Tls:
         server_side,
         build.wanted.server_hostname,
         tuple(build.certificates),
-        tuple(dict.fromkeys(build.files)),
+        tuple(build.files),
+        tuple(build.files.values()),
         tuple(dict.fromkeys(build.warnings)),
     )
+
+
+def all_faults(options: Mapping[str, Any], *, server_side: bool) -> list[str]:
+    """What is wrong with the options; where anything is, what is wrong with the files as well.
+
+    So one error tells all, and options without a fault have their files read once, by `build_tls`.
+
+    Args:
+        options: of `ssl_options`.
+        server_side: whether they are a server's.
+
+    Returns:
+        A sentence for each fault, the option first; none where `build_tls` has the next word.
+    """
+    faults = option_faults(options, server_side=server_side)
+    if not faults:
+        return []
+    try:
+        build_tls(options, server_side=server_side)
+    except TlsError as error:
+        return list(error.faults)
+    return faults
 
 
 class _Build:
@@ -139,7 +166,7 @@ class _Build:
         self.faults = list(wanted.faults)
         self.warnings = list(wanted.warnings)
         self.certificates: list[Certificate] = []
-        self.files: list[str] = []
+        self.files: dict[str, FileIdentity] = {}
         self.cause: Exception | None = None
 
     def own_context(self) -> ssl.SSLContext | None:
@@ -210,8 +237,9 @@ class _Build:
     def load(self, context: ssl.SSLContext, chain: ChainOptions) -> None:
         """Load a certificate and its key."""
         pair = KeyPair(chain)
+        for path in pair.files:
+            self.note(path)
         pair.load(context)
-        self.files += pair.files
         self.faults += pair.faults
         if pair.certificate is None:
             return
@@ -222,6 +250,11 @@ class _Build:
             self.warnings.append(f"{what} expired since {_date(pair.certificate.not_after)}")
         elif pair.certificate.not_before > now:
             self.warnings.append(f"{what} not valid before {_date(pair.certificate.not_before)}")
+
+    def note(self, path: str) -> None:
+        """Remember what the file is, before it is read; the first time, where it is twice."""
+        if path not in self.files:
+            self.files[path] = file_identity(path)
 
     def choose_ciphers(self, context: ssl.SSLContext, ciphers: str | None) -> None:
         try:
@@ -236,7 +269,7 @@ class _Build:
 
     def trust(self, context: ssl.SSLContext, path: str) -> None:
         """Load the authorities of `ca_certs`."""
-        self.files.append(path)
+        self.note(path)
         if os.path.isdir(path):
             self.trust_folder(context, path)
             return
@@ -262,6 +295,7 @@ class _Build:
             return
         found = False
         for path in paths:
+            identity = file_identity(path)
             try:
                 pem = read_pem(path)
             except PemError as error:
@@ -269,7 +303,7 @@ class _Build:
                 self.warnings.append(f"ca_certs: {error}; it was left out")
                 continue
             if self.trust_file(context, pem):
-                self.files.append(path)
+                self.files.setdefault(path, identity)
                 found = True
         if not found:
             self.faults.append(f"ca_certs: no file in {folder!r} holds a certificate in PEM form")

@@ -2,7 +2,8 @@
 
 They are the arguments of the old `ssl.wrap_socket` and what people need since. They come from a
 program, as Python's own constants, or from a settings file, as text and numbers: so each is taken
-in both forms. `None` is as if the option were left out, as it was for `wrap_socket`.
+in both forms. `None` is as if the option were left out, as it was for `wrap_socket`, and so is an
+empty path of what need not be there.
 
 Everything that is wrong is told at once, a sentence for each fault, the option first. No sentence
 shows a passphrase, nor what was given in the place of one; and since people paste the text of a key
@@ -37,6 +38,8 @@ ContextOrMaker = ssl.SSLContext | Callable[[], ssl.SSLContext]
 
 CHAIN: Final = ("certfile", "keyfile", "password")
 """A certificate, its key, and what opens the key; also what an entry of `sni` may have."""
+
+OPTIONAL_PATHS: Final = ("keyfile", "ca_certs")
 
 SHAPING: Final = (
     *CHAIN, "ca_certs", "cert_reqs", "ciphers", "ssl_version", "minimum_version", "alpn", "sni",
@@ -153,11 +156,24 @@ def passphrase_of(value: object) -> bytes:
     return encoded
 
 
+def _given_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Without those that are as if they were left out.
+
+    The path of what need not be there may be empty: it often comes from a parameter of a service,
+    whose default is.
+    """
+    return {
+        key: value
+        for key, value in options.items()
+        if value is not None and not (key in OPTIONAL_PATHS and value == "")
+    }
+
+
 class _Reader:
     """Reads the options of one mapping; each method the one that it is named after."""
 
     def __init__(self, options: Mapping[str, Any], server_side: bool) -> None:
-        self.options = {key: value for key, value in options.items() if value is not None}
+        self.options = _given_of(options)
         self.given = tuple(options)
         self.server_side = server_side
         self.faults: list[str] = []
@@ -317,7 +333,7 @@ class _Reader:
             for option in entry:
                 if option not in CHAIN:
                     self.fault(f"{where}.{option}", f"unknown option{nearest(option, CHAIN)}")
-            chain = self.chain(f"{where}.", entry)
+            chain = self.chain(f"{where}.", _given_of(entry))
             if chain is not None:
                 chains[name] = chain
         return chains

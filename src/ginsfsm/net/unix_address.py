@@ -99,7 +99,10 @@ def unix_faults(path: str) -> Iterator[str]:
     elif not is_whole(path):
         yield f"expected a path that is UTF-8, got {cut(repr(path))}"
     elif "\0" in path:
-        yield "expected a path without a NUL; an abstract name is written as '@name'"
+        yield (
+            f"expected a path without a NUL, got {cut(repr(path))}; an abstract name is written as "
+            "'@name'"
+        )
     elif path == "@":
         yield "'@' is an abstract name without the name; write '@name', or './@' for a file"
     elif path.startswith("@") and not _LINUX:

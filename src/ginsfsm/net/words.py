@@ -2,10 +2,20 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Final
 
 from ginsfsm.net.pem import is_pem_text
 
-__all__ = ["bare", "counted", "cut", "given", "is_whole", "kind", "nearest"]
+__all__ = [
+    "HOST_FORM", "bare", "counted", "cut", "given", "is_host", "is_whole", "kind", "nearest",
+]  # fmt: skip
+
+LONGEST_HOST: Final = 1024
+"""Characters that a resolver takes; NI_MAXHOST of netdb.h, less the NUL."""
+
+HOST_FORM: Final = (
+    f"expected an address or a name, of at most {LONGEST_HOST} characters that are UTF-8 and no NUL"
+)
 
 
 def given(value: object) -> str:
@@ -42,6 +52,11 @@ def is_whole(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_host(text: str) -> bool:
+    """Whether a resolver can be asked for it; see `HOST_FORM`."""
+    return len(text) <= LONGEST_HOST and is_whole(text) and "\0" not in text
 
 
 def bare(value: object, prefix: str = "") -> str:

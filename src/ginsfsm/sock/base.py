@@ -10,21 +10,23 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from ginsfsm.errors import GConfigError
 from ginsfsm.event import Event
 from ginsfsm.gconfig import param
 from ginsfsm.gobj import GObj, _destroy
 from ginsfsm.logs.fields import about
 from ginsfsm.net.addresses import format_address
-from ginsfsm.net.framing import FrameError, Framing, framing_fault
+from ginsfsm.net.framing import FrameError, Framing, framing_fault, read_framing
 from ginsfsm.net.networks import read_networks
 from ginsfsm.net.output import OutputQueue
 from ginsfsm.net.proxy_header import ProxyHeader
 from ginsfsm.net.reason import Reason
 from ginsfsm.net.socket_options import options_faults, read_options
-from ginsfsm.net.tls import option_faults
+from ginsfsm.net.tls import all_faults
 from ginsfsm.net.tls_source import TlsSource
 from ginsfsm.net.tls_stream import TlsStream
 from ginsfsm.net.unix_address import unix_faults
+from ginsfsm.net.words import HOST_FORM, cut, is_host
 from ginsfsm.poller import READ, Poller
 from ginsfsm.sock.events import (
     EV_CONNECT_FAILED,
@@ -54,6 +56,12 @@ RX_SIZE: Final = 64 * 1024
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """SO_LINGER for no seconds: closing sends a reset and frees what the kernel still holds."""
 
+OF_BEGINNING: Final = frozenset({"proxy_protocol", "proxy_trusted", "proxy_timeout"})
+"""Parameters that a connection of a server is done with when its owner hears of it."""
+
+OF_FRAMES: Final = frozenset({"framing", "max_frame"})
+"""Parameters that are settled when the bytes begin that become frames."""
+
 
 class SockBase(GObj):
     """A descriptor that the poller watches, and the end of it.
@@ -80,7 +88,7 @@ class SockBase(GObj):
         connect_timeout: float = param(30.0, "seconds to get connected in; 0 is no limit", ge=0)
         ssl_options: dict[str, Any] = param({}, "ssl options; {} is a plain connection")
         start_tls: bool = param(
-            False, "begin without TLS in spite of ssl_options; EV_START_TLS goes on with it"
+            False, "begin without TLS; EV_START_TLS goes on with ssl_options, or with its own"
         )
         handshake_timeout: float = param(
             10.0, "seconds for the handshake of TLS; 0 is no limit", ge=0
@@ -99,8 +107,9 @@ class SockBase(GObj):
         proxy_trusted: tuple[str, ...] = param((), "server: networks of the balancers")
         proxy_timeout: float = param(5.0, "seconds for the PROXY header; 0 is no limit", ge=0)
         framing: Any = param(
-            "", "how bytes become frames: '' is not at all, 'lines', b'\\0', 'uint32' and others"
-        )
+            "", "how bytes become frames: '' is not at all, 'lines', b'\\0', 'uint32' and others",
+            from_settings=read_framing,
+        )  # fmt: skip
         max_frame: int = param(
             1024 * 1024, "bytes of the largest frame; a larger one ends it", ge=1
         )
@@ -110,8 +119,9 @@ class SockBase(GObj):
         idle_timeout: float = param(3600.0, "seconds of silence of the peer; 0 is no limit", ge=0)
         max_lifetime: float = param(0.0, "seconds that a connection may last; 0 is no limit", ge=0)
         min_rx_rate: float = param(
-            0.0, "bytes a second that have to come, on average over 10 s; 0 is no limit", ge=0
-        )
+            0.0, "bytes a second that have to come, on average over 10 s; 0 is no limit",
+            ge=0, le=10**12,
+        )  # fmt: skip
         half_close: bool = param(
             False, "stay open for sending when the peer ends its side, and say EV_RX_END"
         )
@@ -148,14 +158,15 @@ class SockBase(GObj):
 
         def misfits(self) -> Iterator[str]:
             if self.ssl_options:
-                for fault in option_faults(self.ssl_options, server_side=self._server_side):
+                for fault in all_faults(self.ssl_options, server_side=self._server_side):
                     yield f"ssl_options: {fault}"
             _, faults = read_networks("proxy_trusted", self.proxy_trusted)
             yield from faults
             if self.proxy_protocol != "off" and not self.proxy_trusted:
                 yield (
-                    "proxy_trusted: the PROXY protocol needs the networks of the balancers, since "
-                    "whoever is trusted may say any address; ('0.0.0.0/0', '::/0') is everybody"
+                    f"proxy_trusted: proxy_protocol={self.proxy_protocol!r} expects the networks "
+                    "of the balancers, got (); whoever is trusted may say any address, and "
+                    "('0.0.0.0/0', '::/0') is everybody"
                 )
             wrong = framing_fault(self.framing, self.max_frame)
             if wrong is not None:
@@ -171,6 +182,8 @@ class SockBase(GObj):
 
         def _place_misfits(self) -> Iterator[str]:
             """What is wrong with where to connect to; a server's is where to listen."""
+            if not is_host(self.host):
+                yield f"host: {HOST_FORM}, got {cut(repr(self.host))}"
             if self.unix_path:
                 yield from (f"unix_path: {fault}" for fault in unix_faults(self.unix_path))
             options = options_faults(
@@ -190,6 +203,7 @@ class SockBase(GObj):
     )
 
     __slots__ = (
+        "_before_upgrade",
         "_direct",
         "_early",
         "_ending",
@@ -248,6 +262,8 @@ class SockBase(GObj):
     _kept: list[Event] | None
     """In the handshake of a connection that the owner knows already: what it says meanwhile. Not
     POSTPONE, which makes every delivery to the machine look for what waits."""
+    _before_upgrade: tuple[float, int]
+    """In that handshake: `_since` and `_rx_before` of the connection, which it does not begin."""
     _mask: int
     """What the poller watches for."""
     _direct: int
@@ -312,9 +328,29 @@ class SockBase(GObj):
         raise NotImplementedError
 
     def parameters_written(self, names: frozenset[str]) -> None:
-        """What the kernel keeps for a connection holds for it as it stands."""
+        """What the kernel keeps for a connection holds for it as it stands.
+
+        Raises:
+            GConfigError: a server's connection is open, and there is no later one of it for which
+                the value could hold.
+        """
+        settled = names & self._settled
+        if settled:
+            raise GConfigError(
+                f"{self.path}: {', '.join(sorted(settled))}: cannot change while a connection that "
+                "a server accepted is open; write it to the server, for those that come"
+            )
         if self._sock is not None and names & KERNEL_KEEPS:
-            set_options(self._sock, self.config)
+            set_options(self._sock, self.config, names)
+
+    @property
+    def _settled(self) -> frozenset[str]:
+        """Parameters of which nothing is asked any more."""
+        if self._reception is None or self._state.name not in ("ST_CONNECTED", "ST_CLOSING"):
+            return frozenset()
+        # What comes behind EV_START_TLS is cut anew.
+        begins_anew = self.config.start_tls and self._tls is None
+        return OF_BEGINNING if begins_anew else OF_BEGINNING | OF_FRAMES
 
     @property
     def _counts_by_address(self) -> bool:

@@ -46,7 +46,7 @@ __all__ = [
 
 
 class EV_CONNECT(Event):
-    """Connect to the parameters `host` and `port`."""
+    """Connect to the parameters `host` and `port`, or `unix_path`."""
 
 
 class EV_DROP(Event):

@@ -12,7 +12,7 @@ from ginsfsm.net.addresses import format_address
 from ginsfsm.net.admission import Refusal
 from ginsfsm.net.framing import FrameError, make_framing
 from ginsfsm.net.proxy_header import NotProxyError, ProxyError, parse_proxy_header
-from ginsfsm.net.reason import Reason, reason_of
+from ginsfsm.net.reason import Reason
 from ginsfsm.poller import READ
 from ginsfsm.smachine import NotAccepted
 from ginsfsm.sock.base import RX_SIZE
@@ -31,6 +31,7 @@ from ginsfsm.sock.events import (
 )
 from ginsfsm.sock.securing import Securing
 from ginsfsm.sock.sending import octets
+from ginsfsm.sock.unheard import unheard
 
 __all__ = ["Receiving"]
 
@@ -51,12 +52,8 @@ class Receiving(Securing):
         self._wait_for(READ)
 
     def ac_header(self, _event: EV_READABLE) -> None:
-        try:
-            data = self._sock.recv(RX_SIZE)  # type: ignore[union-attr]
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self.send_event(self, EV_FAILED(reason_of(error), error))
+        data = self._received()
+        if data is None:
             return
         if not data:
             # A balancer that only looks whether the port is open, as it does each second.
@@ -105,8 +102,7 @@ class Receiving(Securing):
             reception.refuse(self.peername, why)
             _destroy(self)
             return
-        tls = self._tls_source is not None and not self.config.start_tls
-        self.send_event(self, EV_SECURE() if tls else EV_PLAIN())
+        self.send_event(self, EV_SECURE() if self._begins_with_tls else EV_PLAIN())
 
     def ac_secure(self, _event: EV_SECURE) -> None:
         early, self._early = self._early, b""
@@ -126,14 +122,17 @@ class Receiving(Securing):
     def ac_no_proxy(self, event: EV_FAILED) -> None:
         # Who only looks whether the port is open is no news.
         level = logging.DEBUG if event.reason is Reason.PEER and not self._early else logging.INFO
+        closed = "it closed the connection" if event.reason is Reason.PEER else event.reason
         logger.log(
             level,
             "%s: no PROXY header from %s: %s",
-            self.path, format_address(self.peername), event.error or "it closed the connection",
+            self.path, format_address(self.peername), event.error or closed,
             extra=about(self, peer=self.peername, reason=event.reason, error=event.error),
         )  # fmt: skip
         assert self._reception is not None
-        self._reception.refuse(self.peername, Refusal.PROXY)
+        if event.reason is not Reason.DRAINED:
+            # Else it is the server that ended it.
+            self._reception.refuse(self.peername, Refusal.PROXY)
         _destroy(self)
 
     def ac_late_header(self, _event: EV_EXPIRED) -> None:
@@ -215,7 +214,8 @@ class Receiving(Securing):
         try:
             return self._framing.wrap(data)
         except FrameError as error:
-            raise EventError(f"{self.path}: EV_SEND_FRAME: {error}") from error
+            # Its sentence stands in this one, and the log would print it twice.
+            raise EventError(f"{self.path}: EV_SEND_FRAME: {error}") from None
 
     def _plain_rest(self) -> bytes:
         """What was received after what the owner handles now."""
@@ -231,6 +231,18 @@ class Receiving(Securing):
                 rest += frame
         self._frames.clear()
         return bytes(rest + self._framing.rest() + early)
+
+    def _warn_if_unheard(self) -> None:
+        # No error: it may be one that only sends, for an owner whose rows are for another one.
+        heard = {kind for kind in (EV_RX_DATA, EV_RX_FRAME) if self._asks(kind)}
+        fault = None if self.config.start_tls else unheard(heard, self.config.framing)
+        if fault is not None:
+            subscriber = self.config.subscriber or self.parent
+            logger.warning(
+                "%s: framing: its subscriber %s (%s) %s",
+                self.path, subscriber.path, type(subscriber).__name__, fault,
+                extra=about(self),
+            )  # fmt: skip
 
     def _new_framing(self) -> None:
         framing: Any = self.config.framing

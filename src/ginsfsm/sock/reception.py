@@ -30,7 +30,7 @@ class Reception:
     Attributes:
         path: the server's path, for logs.
         ledger: which connections are open.
-        admission: the limits by address.
+        admission: who may come in, by address, number and rate.
         trusted: the balancers whose PROXY header counts.
         tls_source: where connections get their TLS from; None for plain ones.
         make_session: makes the gobj for a connection that is ready; None where the subscriber is

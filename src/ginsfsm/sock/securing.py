@@ -52,15 +52,22 @@ class Securing(Sending):
 
     def parameters_written(self, names: frozenset[str]) -> None:
         """What concerns TLS holds for the next connection."""
+        # First what may raise.
+        source = self._own_tls_source() if "ssl_options" in names else None
         super().parameters_written(names)
-        if "ssl_options" in names:
-            self._tls_source = self._own_tls_source()
+        if "ssl_options" in names and self._reception is None:
+            self._tls_source = source
 
     @property
     def tls(self) -> TlsInfo | None:
         """What was agreed on in the handshake; None where the connection is plain, or is none."""
         established = self._tls is not None and self.state in ("ST_CONNECTED", "ST_CLOSING")
         return self._tls.info if established and self._tls is not None else None
+
+    @property
+    def _begins_with_tls(self) -> bool:
+        """Whether the first bytes are a handshake, and not plain."""
+        return self._tls_source is not None and not self.config.start_tls
 
     def _own_tls_source(self) -> TlsSource | None:
         options = self.config.ssl_options
@@ -112,12 +119,8 @@ class Securing(Sending):
             # There is enough for a step. What comes behind it, be it the end, waits in the kernel.
             self._wait_for(self._mask & ~READ)
             return
-        try:
-            data = self._sock.recv(RX_SIZE)  # type: ignore[union-attr]
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self.send_event(self, EV_FAILED(reason_of(error), error))
+        data = self._received()
+        if data is None:
             return
         if not data:
             lost = self._tls.lost
@@ -130,6 +133,19 @@ class Securing(Sending):
             self._wait_for(self._mask & ~READ)
         else:
             self._queue_for_shake(self._tls)
+
+    def _received(self) -> bytes | None:
+        """What the socket has before the connection is ready, empty at its end.
+
+        None where nothing is there, or it has failed and the machine has been told.
+        """
+        try:
+            return self._sock.recv(RX_SIZE)  # type: ignore[union-attr]
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            self.send_event(self, EV_FAILED(reason_of(error), error))
+            return None
 
     def ac_shake(self, _event: EV_SHAKE) -> None:
         tls = self._tls
@@ -195,7 +211,11 @@ class Securing(Sending):
         kept, self._kept = self._kept, None
         assert self._tls is not None
         self.tx_bytes += self._tls.plain_sent
+        # There may be none any more.
+        self._framing = None
         self._begin_talk()
+        # It is the connection from before: it gets no other lifetime, and its first byte has come.
+        self._since, self._rx_before = self._before_upgrade
         self._secured()
         if self._tx is not None:
             self._flush()
@@ -214,7 +234,6 @@ class Securing(Sending):
             self._offer()
 
     def _secured(self) -> None:
-        self._set_direct()
         assert self._tls is not None
         if self._reception is not None:
             self._reception.ledger.count_handshake()
@@ -232,7 +251,7 @@ class Securing(Sending):
         self._forget(Reason.LOCAL)
 
     def _handshake_failed(self, reason: Reason, error: Exception | None) -> None:
-        self._log_failed_handshake(error)
+        self._log_failed_handshake(reason, error)
         if self._kept is not None:
             self._close(reason)
         else:
@@ -245,16 +264,17 @@ class Securing(Sending):
         else:
             _destroy(self)
 
-    def _log_failed_handshake(self, error: Exception | None) -> None:
-        if self._reception is not None:
+    def _log_failed_handshake(self, reason: Reason, error: Exception | None) -> None:
+        if self._reception is not None and reason is not Reason.DRAINED:
+            # Else it is the server that ended it.
             self._reception.ledger.count_failed_handshake()
         # Who looks whether the port is open, as balancers do each second, is no news.
         silent = self._tls is not None and self._tls.silent and self._kept is None
         logger.log(
             logging.DEBUG if silent and isinstance(error, ConnectionError) else logging.INFO,
             "%s: the TLS handshake with %s failed: %s",
-            self.path, format_address(self.peername), failure(error),
-            extra=about(self, peer=self.peername, error=error),
+            self.path, format_address(self.peername), reason if error is None else failure(error),
+            extra=about(self, peer=self.peername, reason=reason, error=error),
         )  # fmt: skip
 
     def ac_start_tls(self, event: EV_START_TLS) -> None:
@@ -275,6 +295,7 @@ class Securing(Sending):
             self._tx = OutputQueue()
             self._tx.full = True
         self._wait_for(READ)
+        self._before_upgrade = (self._since, self._rx_before)
         self._begin_tls(event.source_of_tls, event.received, unsent)
 
     def ac_drop_plain(self, event: EV_DROP) -> None:
@@ -318,6 +339,7 @@ class Securing(Sending):
         if self.config.framing:
             self._frames = deque()
             self._new_framing()
+        # As `_set_direct`, without the call; what came early is told before anything is received.
         self._direct = self._mask & READ if self._framing is None else 0
         self._begin_phase()
 

@@ -41,6 +41,9 @@ EPISODE: Final = 1.0
 """Seconds between two failures that are told as one. Where many wait, each connection that closes
 lets one more in and then there is no room again; that is no news."""
 
+BEFORE_ADDRESS: Final = frozenset({Refusal.FULL, Refusal.PROXY, Refusal.SHUT})
+"""What is found before anybody looks at the address. Who is in `deny` gets no word all the same."""
+
 
 class Admitting(Renewing):
     """A server that lets connections in."""
@@ -114,10 +117,10 @@ class Admitting(Renewing):
             place = None
             if proxied:
                 gsock.send_event(gsock, EV_ACCEPTED_PROXY(peername, sockname))
-            elif self._tls_source is None or self.config.start_tls:
-                gsock.send_event(gsock, EV_ACCEPTED(peername, sockname))
-            else:
+            elif self._are_secure:
                 gsock.send_event(gsock, EV_ACCEPTED_TLS(peername, sockname))
+            else:
+                gsock.send_event(gsock, EV_ACCEPTED(peername, sockname))
         except Exception as error:
             self.ledger.count_failed()
             logger.exception(
@@ -165,7 +168,9 @@ class Admitting(Renewing):
         return packed_address(peername[0]) in self._shared.trusted
 
     def _turn_away(self, sock: _socket.socket, peername: Any, why: Refusal) -> None:
-        if self.config.reject_data and self._tls_source is None and why is not Refusal.DENIED:
+        if why in BEFORE_ADDRESS and self._is_denied(peername):
+            why = Refusal.DENIED
+        if self.config.reject_data and not self._begins_with_tls and why is not Refusal.DENIED:
             try:
                 sock.send(self.config.reject_data)
             except OSError as error:
@@ -182,6 +187,12 @@ class Admitting(Renewing):
                 pass
         sock.close()
         self._shared.refuse(peername, why)
+
+    def _is_denied(self, peername: Any) -> bool:
+        """Whether its address may not come in; of a balancer's that is not known yet."""
+        if self._shared.trusted is not None and self._is_trusted(peername):
+            return False
+        return self._shared.admission.denies(_host(peername))
 
     def _refused(self, peername: Any, why: Refusal) -> None:
         if logger.isEnabledFor(logging.DEBUG):

@@ -19,9 +19,11 @@ from ginsfsm.net.networks import Networks, read_networks
 from ginsfsm.net.place import Place, place_faults
 from ginsfsm.net.socket_options import read_options
 from ginsfsm.net.unix_address import read_mode
+from ginsfsm.net.words import cut
 from ginsfsm.sock.base import SockBase
 from ginsfsm.sock.options import set_options
 from ginsfsm.sock.reception import Reception
+from ginsfsm.sock.unheard import unheard
 from ginsfsm.srv.events import EV_ALARM, EV_DRAINED, EV_DRAINING, EV_REFUSED
 from ginsfsm.srv.listener import Listener
 from ginsfsm.srv.sessions import Sessions
@@ -40,6 +42,9 @@ FIXED: Final = frozenset(
     }
 )  # fmt: skip
 """Parameters that say where and for whom the server listens, which is settled in `start_up`."""
+
+LEAST_LOOK: Final = 0.01
+"""Seconds between two looks at files; with less the server would do little else."""
 
 LIMITS: Final = frozenset(Limits.__dataclass_fields__)
 
@@ -89,7 +94,9 @@ class ServerBase(GSock):
             "where there are max_connections: leave who comes in the queue, or turn away",
             choices=("backlog", "reject"),
         )
-        reject_data: bytes = param(b"", "what one that is turned away is sent; not with TLS")
+        reject_data: bytes = param(
+            b"", "what one that is turned away is sent, unless it is denied or begins with TLS"
+        )
         max_connections_per_ip: int = param(
             0, "connections open at one time from one address (IPv6: /64); 0 is no limit", ge=0
         )
@@ -113,10 +120,21 @@ class ServerBase(GSock):
             yield from super().misfits()
             if self.use_multi_ports and not self.ports:
                 yield "ports: use_multi_ports=True expects at least one port to try, got ()"
-            for port in self.ports:
-                if not 0 <= port <= 65535:
-                    yield f"ports: expected ports from 0 to 65535, got {port}"
+            wrong = [port for port in self.ports if not 0 <= port <= 65535]
+            for port in wrong:
+                yield f"ports: expected ports from 0 to 65535, got {port}"
+            elsewhere = self.port or self.unix_path or self.fd >= 0 or self.fd_name
+            if self.ports and not (wrong or self.use_multi_ports or elsewhere):
+                yield (
+                    f"ports: without use_multi_ports=True none of {cut(repr(self.ports))} is "
+                    "tried, and port=0 takes any free one; give use_multi_ports=True, or a port"
+                )
             yield from limits_faults(self._limits())
+            if 0 < self.watch_certificates < LEAST_LOOK:
+                yield (
+                    f"watch_certificates: expected 0 for never, or seconds from {LEAST_LOOK} on, "
+                    f"got {self.watch_certificates}"
+                )
             if self.session_parameters and self.session is None:
                 yield "session_parameters: there is no session that they could be for"
 
@@ -169,9 +187,11 @@ class ServerBase(GSock):
 
     __slots__ = (
         "_alarm_at",
+        "_are_secure",
         "_children_config",
         "_count",
         "_drain",
+        "_drain_time",
         "_guarded",
         "_listeners",
         "_listening",
@@ -188,11 +208,14 @@ class ServerBase(GSock):
     _listening: Listening | None
     """What the sockets of the listeners came from; None when they are closed."""
     _count: int
+    _are_secure: bool
+    """Whether its connections begin with TLS."""
     _guarded: bool
     """Whether anything decides who may come in; without, an accept need not ask."""
     _no_room_at: float
     _alarm_at: float
     _drain: TimerHandle | None
+    _drain_time: float
     _room: TimerHandle | None
     _look: TimerHandle | None
     _watch_of_files: CertificateWatch
@@ -213,13 +236,12 @@ class ServerBase(GSock):
         super().start_up()
         self._shared.tls_source = self._tls_source
         self._check_subscriber()
-        session = self.config.session
-        if session is not None:
-            sessions = Sessions(
-                session, self.config.session_parameters, self._subscriber, self.name
-            )
+        sessions = self._new_sessions()
+        if sessions is not None:
             self._shared.make_session = sessions.make
-        self._prepare_children()
+        children_config = self._new_children_config()
+        self._check_framing(children_config)
+        self._use_for_children(children_config)
 
     def _written(self, names: frozenset[str]) -> None:
         """Act on new values. Whatever may raise comes first, so that nothing is done by halves."""
@@ -229,12 +251,12 @@ class ServerBase(GSock):
                 f"{self.path}: {', '.join(fixed)}: cannot change while the server listens; "
                 "destroy it and make it again, its connections live on"
             )
-        if "session_parameters" in names and self.config.session is not None:
-            sessions = Sessions(
-                self.config.session, self.config.session_parameters, self._subscriber, self.name
-            )
-            self._shared.make_session = sessions.make
+        sessions = self._new_sessions() if "session_parameters" in names else None
+        children_config = self._new_children_config()
+        if names & {"framing", "start_tls"}:
+            self._check_framing(children_config)
         before = self._tls_source
+        # The last that may raise: it reads the files of `ssl_options`.
         super().parameters_written(names)
         if before is not None and self._tls_source not in (None, before):
             # The same one for those who have it already: the next reload is for them too.
@@ -242,11 +264,13 @@ class ServerBase(GSock):
             before.tls = self._tls_source.tls
             self._tls_source = before
         self._shared.tls_source = self._tls_source
-        self._prepare_children()
+        if sessions is not None:
+            self._shared.make_session = sessions.make
+        self._use_for_children(children_config)
         if names & LIMITS:
             self._change_limits()
         for listener in self._listeners:
-            set_options(listener.sock, self.config)
+            set_options(listener.sock, self.config, names)
 
     def _place_to_listen(self) -> Place:
         return cast(Any, self.config)._place()  # type: ignore[no-any-return]
@@ -310,29 +334,52 @@ class ServerBase(GSock):
         return self.config.subscriber or self.parent
 
     def _check_subscriber(self) -> None:
-        session = self.config.session
-        gclass = type(self._subscriber) if session is None else session
-        accepted = gclass.compiled.accepted
-        if not {EV_CONNECTED, EV_RX_DATA, EV_RX_FRAME} & set(accepted):
-            who = (
-                f"its subscriber {self._subscriber.path} ({gclass.__name__})"
-                if session is None
-                else f"its session {gclass.__name__}"
-            )
+        who, gclass = self._who_hears()
+        if not {EV_CONNECTED, EV_RX_DATA, EV_RX_FRAME} & set(gclass.compiled.accepted):
             raise GObjError(
                 f"{self.path}: {who} has neither EV_CONNECTED nor EV_RX_DATA nor EV_RX_FRAME in "
                 "any state, so it could not serve a client; add the rows, or give another one"
             )
 
-    def _prepare_children(self) -> None:
-        """What all connections share is made once, so that none pays for it."""
+    def _check_framing(self, children_config: Any) -> None:
+        who, gclass = self._who_hears()
+        # With `start_tls` each connection may get another framing before it begins.
+        if not children_config.start_tls:
+            fault = unheard(gclass.compiled.accepted, children_config.framing)
+            if fault is not None:
+                raise GConfigError(f"{self.path}: framing: {who} {fault}")
+
+    def _who_hears(self) -> tuple[str, type[GObj]]:
+        """Whom its connections tell what comes, for an error; and the gclass of that."""
+        session = self.config.session
+        if session is not None:
+            return f"its session {session.__name__}", session
+        gclass = type(self._subscriber)
+        return f"its subscriber {self._subscriber.path} ({gclass.__name__})", gclass
+
+    def _new_sessions(self) -> Sessions | None:
+        gclass, parameters = self.config.session, self.config.session_parameters
+        if gclass is None:
+            return None
+        return Sessions(gclass, parameters, self._subscriber, self.name)
+
+    def _new_children_config(self) -> Config:
+        """What all connections share is made once, so that none pays for it.
+
+        Raises:
+            GConfigError: a value does not fit what the settings have for GSock.
+        """
         shared: Mapping[str, object] = {
             name: getattr(self.config, name)
             for name in GSock.config._params
             if name not in ("subscriber", "host", "port", "unix_path", "ssl_options")
         }
         owner = f"{self.path}, its connections"
-        self._children_config = self.gaplic.configure(GSock, "", owner, shared)
+        return self.gaplic.configure(GSock, "", owner, shared)
+
+    def _use_for_children(self, config_of_children: Config) -> None:
+        self._children_config = config_of_children
+        self._are_secure = self._begins_with_tls
         trusted, _ = read_networks("proxy_trusted", self.config.proxy_trusted)
         self._shared.trusted = Networks(trusted) if self.config.proxy_protocol != "off" else None
         config = self.config

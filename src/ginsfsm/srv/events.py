@@ -50,7 +50,8 @@ class EV_DRAIN(Event):
     """Stop listening for good, and wait until the connections have ended.
 
     Those that are still open after `timeout` seconds are aborted with the reason `"drained"`; 0
-    aborts them at once.
+    aborts them at once, and infinity never. Raises EventError for what is no such time, and the
+    server goes on as before.
     """
 
     timeout: float = 30.0

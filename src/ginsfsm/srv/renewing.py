@@ -41,12 +41,14 @@ class Renewing(ServerBase):
                 "%s: there is no TLS to reload: it has no ssl_options", self.path, extra=about(self)
             )
             return False
-        # Seen before they are read: what changes meanwhile is found at the next look.
+        # Where they cannot be read, they are tried again when they have changed once more.
         self._watch_of_files.see(source.tls.files)
         try:
             fresh = self._own_tls_source()
             assert fresh is not None
             source.tls = fresh.tls
+            # As they were before they were read: what changes meanwhile is found at the next look.
+            self._watch_of_files.know(fresh.tls.identities)
         except GConfigError as error:
             logger.error(
                 "not reloaded, the certificates from before serve on: %s", error,
@@ -72,7 +74,7 @@ class Renewing(ServerBase):
             self._look = None
         if self._tls_source is None:
             return
-        self._watch_of_files.see(self._tls_source.tls.files)
+        self._watch_of_files.know(self._tls_source.tls.identities)
         self._warn_of_new()
         self._look_later()
 
