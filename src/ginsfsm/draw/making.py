@@ -12,6 +12,7 @@ import builtins
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any, Final
 
 from ginsfsm.draw.function_text import Function, nodes_of
@@ -48,6 +49,8 @@ class Making:
 def makings_of(gclass: type[GObj]) -> Iterator[Making]:
     """What the gobjs of a gclass make; nothing where its source cannot be read."""
     for name, function, nodes in _functions_of(gclass):
+        if not _mentions(function.__code__, "create_gobj"):
+            continue
         names = _names(function)
         for call, many in (one for node in nodes for one in _calls(node, False)):
             given = {word.arg or "**": word.value for word in call.keywords}
@@ -81,7 +84,7 @@ def _functions_of(gclass: type[GObj]) -> Iterator[tuple[str, Any, list[Function]
             if name not in hidden:
                 nodes = nodes_of(function)
                 yield name, function, nodes
-                if not _goes_on(nodes, name):
+                if not (_mentions(function.__code__, name) and _goes_on(nodes, name)):
                     hidden.add(name)
     for state in gclass.compiled.states.values():
         for row in state.rows:
@@ -89,6 +92,16 @@ def _functions_of(gclass: type[GObj]) -> Iterator[tuple[str, Any, list[Function]
                 if inspect.isfunction(given) and given not in methods:
                     methods.add(given)
                     yield state.name, given, nodes_of(given)
+
+
+def _mentions(code: CodeType, name: str) -> bool:
+    """Whether this is an attribute or a global name in a function, or in one within it.
+
+    Most functions do not, and their text need not be walked through.
+    """
+    return name in code.co_names or any(
+        isinstance(within, CodeType) and _mentions(within, name) for within in code.co_consts
+    )
 
 
 def _goes_on(nodes: list[Function], name: str) -> bool:
