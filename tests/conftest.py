@@ -12,6 +12,7 @@
 import asyncio
 import fcntl
 import gc
+import itertools
 import os
 import shutil
 import signal
@@ -36,10 +37,29 @@ settings.register_profile("ginsfsm", deadline=None, suppress_health_check=[Healt
 settings.load_profile("ginsfsm")
 
 
-def pytest_collection_finish() -> None:
-    """What is there before the first test need not be looked at by each test's gc.collect()."""
+def set_aside() -> None:
+    """What is there now need not be looked at by the gc.collect() of each test that follows.
+
+    It would take a third of the time of all tests.
+    """
     gc.collect()
     gc.freeze()
+
+
+pytest_collection_finish = set_aside
+
+TESTS_BETWEEN = 25
+"""Tests until what they have left, reports mostly, is set aside too."""
+
+_tests = itertools.count(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    result = yield
+    if not next(_tests) % TESTS_BETWEEN:
+        set_aside()
+    return result
 
 
 # Which tests run at the same time

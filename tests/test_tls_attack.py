@@ -73,7 +73,7 @@ AT_ONCE = 3_000
 HASTY = 5.0
 """The handshake_timeout of the server that gets the half handshakes."""
 
-LONG = 1.5
+LONG = 1.0
 """Seconds that an attack goes on which has no length of its own."""
 
 PATIENCE = 20.0
