@@ -48,7 +48,7 @@ def set_aside() -> None:
 
 pytest_collection_finish = set_aside
 
-TESTS_BETWEEN = 25
+TESTS_BETWEEN = 10
 """Tests until what they have left, reports mostly, is set aside too."""
 
 _tests = itertools.count(1)
