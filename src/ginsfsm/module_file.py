@@ -15,7 +15,7 @@ from types import ModuleType
 
 from ginsfsm.folder import put_first_on_path
 
-__all__ = ["import_file", "is_dotted", "named_in"]
+__all__ = ["import_file", "is_dotted", "named_in", "place_and_name"]
 
 
 def import_file(file: Path) -> ModuleType:
@@ -82,6 +82,13 @@ def _load(file: Path, name: str) -> ModuleType:
         sys.modules.pop(name, None)
         raise
     return module
+
+
+def place_and_name(text: str) -> tuple[str, str]:
+    """`door.py:House.Door` as the place, `door.py`, and the name in it; "" where there is none."""
+    # From the right: a file on Windows has a colon of its own.
+    place, _, name = text.rpartition(":")
+    return (place, name) if place and is_dotted(name) else (text, "")
 
 
 def is_dotted(text: str) -> bool:

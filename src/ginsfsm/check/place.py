@@ -20,7 +20,7 @@ from typing import Final
 
 from ginsfsm.draw.function_text import parsed
 from ginsfsm.folder import working_folder
-from ginsfsm.module_file import is_dotted
+from ginsfsm.module_file import is_dotted, place_and_name
 
 __all__ = ["PLACE_FORM", "Place", "PlaceError", "place_of"]
 
@@ -66,10 +66,7 @@ def place_of(text: str) -> Place:
     Raises:
         PlaceError: it can name nothing, or there is no such file.
     """
-    # From the right: a file on Windows has a colon of its own.
-    where, colon, gclass = text.rpartition(":")
-    if not colon or not where or not is_dotted(gclass) or Path(text).exists():
-        where, gclass = text, ""
+    where, gclass = (text, "") if Path(text).exists() else place_and_name(text)
     path = Path(where)
     if path.is_file() and where.endswith(".py"):
         return Place("", path, gclass)

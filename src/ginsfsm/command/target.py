@@ -18,7 +18,7 @@ from ginsfsm.errors import MachineError, nearest
 from ginsfsm.folder import put_first_on_path, working_folder
 from ginsfsm.gaplic import GAplic
 from ginsfsm.gobj import GObj
-from ginsfsm.module_file import import_file, is_dotted, named_in
+from ginsfsm.module_file import import_file, is_dotted, named_in, place_and_name
 
 __all__ = ["TARGET_FORM", "Target", "is_gclass", "load_gclass", "target_of"]
 
@@ -45,12 +45,11 @@ class Target:
 
 def target_of(text: str) -> Target:
     """Read a target, as a type of argparse: raises ArgumentTypeError where it names no class."""
-    # From the right: a file on Windows has a colon of its own.
-    module, colon, name = text.rpartition(":")
     file = text.removesuffix(":")
     if file.endswith(".py") and Path(file).is_file():
         return Target(file, "")
-    if not colon or not module or not is_dotted(name):
+    module, name = place_and_name(text)
+    if not name:
         raise argparse.ArgumentTypeError(f"{text!r} names no class: expected {TARGET_FORM}")
     target = Target(module, name)
     if not target.is_file and not is_dotted(module):

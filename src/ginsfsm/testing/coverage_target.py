@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from ginsfsm.folder import short_path
-from ginsfsm.module_file import is_dotted
+from ginsfsm.module_file import is_dotted, place_and_name
 
 __all__ = ["Target"]
 
@@ -30,11 +30,7 @@ class Target:
     """
 
     def __init__(self, text: str) -> None:
-        # From the right: a file on Windows has a colon of its own.
-        where, colon, gclass = text.rpartition(":")
-        if not colon or not is_dotted(gclass):
-            where, gclass = text, ""
-        self.gclass = gclass
+        where, self.gclass = place_and_name(text)
         self.file: str | None = None
         self.module = ""
         if where.endswith(".py"):
