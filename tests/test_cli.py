@@ -252,7 +252,9 @@ class TestRun:
             class Slow(GObj):
                 def start_up(self):
                     print("starting", flush=True)
-                    threading.Event().wait(60)
+                    # Not one long wait: a signal that comes just before it would not end it.
+                    for _ in range(6000):
+                        threading.Event().wait(0.01)
 
                 def go_out(self):
                     print("gone", flush=True)

@@ -462,7 +462,8 @@ HANGING = """
         def go_out(self):
             print("refused", flush=True)
             while True:
-                time.sleep(1000)
+                # Short, for a signal that comes just before it would not end a long one.
+                time.sleep(0.01)
         def ac_begin(self, event: EV_BEGIN):
             print("running", flush=True)
         machine = {"ST_IDLE": [on(EV_BEGIN, ac_begin)]}
