@@ -38,8 +38,17 @@ class Book(GObj):
         seed: int = param(0, "of the dice")
 
     def start_up(self) -> None:
-        self.dice = random.Random(self.config.seed)
         self.of: Counter[str] = Counter()
+        self._dice: dict[str, random.Random] = {}
+
+    def dice(self, purpose: str) -> random.Random:
+        """Dice for one purpose only.
+
+        How many of the connections fail must not hang on the order in which they come, which
+        chance in the kernel decides: each of these streams is drawn from once a connection.
+        """
+        seed = f"{self.config.seed} {purpose}"
+        return self._dice.setdefault(purpose, random.Random(seed))
 
     def ac_note(self, event: Event) -> None:
         self.of[f"{type(event).__name__} {getattr(event, 'reason', '')}"] += 1
@@ -55,12 +64,12 @@ class Session(GObj):
     def start_up(self) -> None:
         self.book: Book = self.parent
         self.book.of["made"] += 1
-        if self.book.dice.random() < 0.1:
+        if self.book.dice("start_up").random() < 0.1:
             self.book.of["failed"] += 1
             raise ValueError("in start_up")
 
     def ac_connected(self, event: EV_CONNECTED) -> NotAccepted | None:
-        chance = self.book.dice.random()
+        chance = self.book.dice("EV_CONNECTED").random()
         if chance < 0.1:
             self.book.of["not accepted"] += 1
             return NOT_ACCEPTED
@@ -71,7 +80,7 @@ class Session(GObj):
 
     def ac_echo(self, event: EV_RX_FRAME) -> None:
         self.book.of["received"] += 1
-        if self.book.dice.random() < 0.05:
+        if self.book.dice("EV_RX_FRAME").random() < 0.05:
             self.book.of["raised"] += 1
             raise ValueError("in EV_RX_FRAME")
         if self.send_event(event.source, EV_SEND_FRAME(event.data)) is True:
@@ -90,16 +99,17 @@ class Client(GObj):
 
     def start_up(self) -> None:
         self.gsock = self.create_gobj("gsock", GSock, self, **self.config.sock)
-        self.left = self.parent.dice.randrange(6)
+        self.left = self.parent.dice("frames").randrange(6)
         self.send_event(self.gsock, EV_CONNECT())
 
     def ac_next(self, _event: EV_CONNECTED | EV_RX_FRAME) -> None:
-        dice = self.parent.dice
         if not self.left:
-            self.send_event(self.gsock, EV_DROP(abort=dice.random() < 0.3))
+            abort = self.parent.dice("end").random() < 0.3
+            self.send_event(self.gsock, EV_DROP(abort=abort))
             return
         self.left -= 1
-        self.send_event(self.gsock, EV_SEND_FRAME(b"x" * dice.choice(SIZES)))
+        size = self.parent.dice("size").choice(SIZES)
+        self.send_event(self.gsock, EV_SEND_FRAME(b"x" * size))
 
     def ac_gone(self, _event: EV_DISCONNECTED) -> None:
         book = self.parent.of
