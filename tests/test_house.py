@@ -19,6 +19,7 @@ LEVELS = [
     ["inspection", "row", "gconfig"],
     ["settings", "fault"],
     ["smachine", "clock"],
+    ["subscription", "given", "life"],
     ["gobj"],
     ["task", "poller", "deadlines"],
     ["gaplic", "sock"],

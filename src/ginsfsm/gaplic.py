@@ -33,8 +33,10 @@ from ginsfsm.deadlines import Deadlines
 from ginsfsm.errors import EventError, GObjError, nearest
 from ginsfsm.event import Event
 from ginsfsm.gconfig import Config, param
-from ginsfsm.gobj import G, GObj, _destroy, _event_for, _gclasses, _init
+from ginsfsm.given import event_for
+from ginsfsm.gobj import G, GObj, _gclasses
 from ginsfsm.inspection import Failed, Observation, Observer
+from ginsfsm.life import begin, destroy
 from ginsfsm.logs.fields import about
 from ginsfsm.net.listening import Listening
 from ginsfsm.net.place import Place, open_place
@@ -139,7 +141,7 @@ class GAplic(GObj):
         self._all_tasks: dict[Task, None] = {}
         self._refusals_told: set[tuple[type, str, type]] = set()
         config = self.configure(type(self), name, name, {})
-        _init(self, name, None, self, config)
+        begin(self, name, None, self, config)
 
     # -- running -----------------------------------------------------------------------------------
 
@@ -314,7 +316,7 @@ class GAplic(GObj):
             self._release_signals()
         tasks = list(self._all_tasks)
         try:
-            _destroy(self)
+            destroy(self)
             for task in tasks:
                 await task.ended()
         finally:
@@ -405,7 +407,7 @@ class GAplic(GObj):
             GObjError: when the gaplic has ended.
         """
         destination = self._destination(destination)
-        event = _event_for(destination, event, payload)
+        event = event_for(destination, event, payload)
         if event.source is not None:
             event = copy.copy(event)
             event.source = cast(GObj, None)

@@ -1,11 +1,7 @@
 """GObj: an object of the tree, whose behaviour is a machine and whose speech is events.
 
-Life. `create_gobj` validates the parameters, puts the gobj into the tree, subscribes its parent (or
-the gobj in its parameter `subscriber`) to its output events, calls `start_up` and enters the
-initial state. Events that arrive during `start_up` are delivered in the initial state.
-`destroy_gobj` marks it destroyed first, so that from then on it takes and sends nothing; then its
-children go, last made first, its timers, tasks and subscriptions, then `go_out` is called, and it
-leaves the tree.
+`create_gobj` looks at what it was given, the parameters above all; `ginsfsm.life` does the rest,
+and says how a gobj begins and ends.
 
 Delivery. `send_event` is a look-up and a call. Everything that can make a delivery special (a
 destination or an event given by name, a destroyed gobj at either end, an observer) is found by one
@@ -25,7 +21,9 @@ from ginsfsm import gconfig
 from ginsfsm.errors import EventError, GObjError, StateError, nearest
 from ginsfsm.event import Event
 from ginsfsm.gclass import GClass
-from ginsfsm.inspection import Created, Delivered, Destroyed, Refused
+from ginsfsm.given import build_event, check_is_event, event_for
+from ginsfsm.inspection import Delivered, Refused
+from ginsfsm.life import destroy, make, set_config
 from ginsfsm.row import Row
 from ginsfsm.smachine import (
     NOT_ACCEPTED,
@@ -34,8 +32,8 @@ from ginsfsm.smachine import (
     State,
     change_state,
     compile_machine,
-    enter_initial,
 )
+from ginsfsm.subscription import Subscription
 
 if TYPE_CHECKING:
     from ginsfsm.clock import TimerHandle
@@ -52,28 +50,6 @@ _NO_CHILDREN: Final[Mapping[str, Any]] = MappingProxyType({})
 
 _gclasses: Final[dict[str, list[type[GObj]]]] = {}
 """Every gclass that has been loaded, by name; settings may name any of them."""
-
-
-class Subscription:
-    """Who gets which output event of a publisher."""
-
-    __slots__ = ("event", "post", "subscriber")
-
-    def __init__(self, event: type[Event] | None, subscriber: GObj, post: bool) -> None:
-        self.event = event
-        """The class, or None for every output event that the subscriber has in some state."""
-        self.subscriber = subscriber
-        self.post = post
-        """Whether events are posted instead of sent."""
-
-    def wants(self, event: type[Event]) -> bool:
-        if self.event is None:
-            return event in self.subscriber.compiled.accepted
-        return self.event is event
-
-    def __repr__(self) -> str:
-        what = "every event" if self.event is None else self.event.__name__
-        return f"<{what} to {self.subscriber.path}>"
 
 
 class GObj(metaclass=GClass):
@@ -262,7 +238,7 @@ class GObj(metaclass=GClass):
             name = parent._free_name(gclass)
         parent._check_room_for(name, unique)
         config = parent.gaplic.configure(gclass, name, f"{parent.path}/{name}", parameters)
-        return _make(gclass, name, parent, config, unique)
+        return make(gclass, name, parent, config, unique)
 
     def destroy_gobj(self, gobj: GObj | str) -> None:
         """End a gobj and everything below it; nothing happens where it is destroyed already.
@@ -273,7 +249,7 @@ class GObj(metaclass=GClass):
             gobj = self.gaplic.find_unique_gobj(gobj)
         if not isinstance(gobj, GObj):
             raise GObjError(f"destroy_gobj: expected a gobj, got {gobj!r}")
-        _destroy(gobj)
+        destroy(gobj)
 
     def write_parameters(self, **values: Any) -> None:
         """Change parameters while the gobj lives; all of them or, where one is wrong, none.
@@ -283,11 +259,11 @@ class GObj(metaclass=GClass):
             Exception: whatever `parameters_written` raises; the old values stand again.
         """
         before = cast(gconfig.Config, self.config)
-        _set_config(self, before._rewritten(self.path, values))
+        set_config(self, before._rewritten(self.path, values))
         try:
             self.parameters_written(frozenset(values))
         except BaseException:
-            _set_config(self, before)
+            set_config(self, before)
             raise
 
     def _free_name(self, gclass: type[GObj]) -> str:
@@ -366,7 +342,7 @@ class GObj(metaclass=GClass):
         if self.destroyed:
             return
         destination = self._destination(destination)
-        event = _event_for(destination, event, payload)
+        event = event_for(destination, event, payload)
         self.gaplic.post(destination, event.sent_by(self))
 
     @overload
@@ -386,9 +362,9 @@ class GObj(metaclass=GClass):
         if self.destroyed:
             return 0
         if isinstance(event, str):
-            event = _build(self._output(event), payload)
+            event = build_event(self._output(event), payload)
         else:
-            _check_is_event(event, payload)
+            check_is_event(event, payload)
             self._output(event.__class__)
         return self._publish(event.sent_by(self))
 
@@ -489,7 +465,7 @@ class GObj(metaclass=GClass):
         if self.destroyed:
             return NOT_ACCEPTED
         destination = self._destination(destination)
-        event = _event_for(destination, event, payload)
+        event = event_for(destination, event, payload)
         return destination._take(event.sent_by(self))
 
     def _take(self, event: Event) -> Any:
@@ -618,190 +594,12 @@ class GObj(metaclass=GClass):
         )
 
 
-def _event_for(destination: GObj, event: Any, payload: dict[str, Any]) -> Event:
-    """The event to deliver, from an object or from a name with its payload.
-
-    Raises:
-        EventError: when the destination's machine has it in no state, or the payload is wrong.
-    """
-    machine = destination.compiled
-    if isinstance(event, str):
-        return _build(machine.event_class(event), payload)
-    _check_is_event(event, payload)
-    machine.check_accepts(event.__class__)
-    return cast(Event, event)
-
-
-def _check_is_event(event: Any, payload: dict[str, Any]) -> None:
-    if isinstance(event, type) and issubclass(event, Event):
-        raise EventError(
-            f"expected an event, got the class {event.__name__}; write {event.__name__}(...)"
-        )
-    if not isinstance(event, Event):
-        # Perhaps a payload, given without its event; and the error's text goes to the log.
-        got = f"{len(event)} bytes" if isinstance(event, (bytes, bytearray)) else repr(event)
-        raise EventError(f"expected an event or the name of one, got {got}")
-    if payload:
-        raise EventError(
-            f"{type(event).__name__} carries its payload already; keywords "
-            f"({', '.join(payload)}) go with an event given by name"
-        )
-
-
-def _build(kind: type[Event], payload: dict[str, Any]) -> Event:
-    try:
-        return kind(**payload)
-    except TypeError as error:
-        fields = ", ".join(kind.__struct_fields__) or "none"
-        raise EventError(f"{kind.__name__}: {error}; its fields: {fields}") from error
-
-
 def _why_not_made(given: object) -> str:
     if isinstance(given, GObj):
         return ", which is a gobj; give its class"
     if isinstance(given, type) and issubclass(given, GObj):
         return ", which is the root of a tree and made by calling it"
     return ""
-
-
-def _make(
-    gclass: type[G], name: str, parent: GObj, config: gconfig.Config, unique: bool = False
-) -> G:
-    """Put a gobj with a ready config into the tree and start it. The name must be free."""
-    subscriber = getattr(config, "subscriber", None) if gclass.outputs else None
-    if isinstance(subscriber, GObj) and subscriber.destroyed:
-        raise GObjError(
-            f"{parent.path}/{name} ({gclass.__name__}): its subscriber {subscriber.path} is "
-            "destroyed; give one that lives, or none for the parent"
-        )
-    gobj = gclass.__new__(gclass)
-    _init(gobj, name, parent, parent.gaplic, config)
-    if parent._children is None:
-        parent._children = {}
-    parent._children[name] = gobj
-    gaplic = gobj.gaplic
-    try:
-        if unique:
-            gaplic.register_unique(gobj)
-        if gobj._watch is not None:
-            gaplic.observed(Created(gobj))
-            if gobj.destroyed:
-                # Nothing would give back what its start_up took.
-                raise GObjError(f"{gobj.path} was destroyed by the observer before it started")
-        if gobj.outputs:
-            if subscriber is None:
-                gobj._subscriptions = parent._hears_all()
-            else:
-                gobj.subscribe_event(None, subscriber)
-        gobj.start_up()
-        enter_initial(gobj)
-    except BaseException:
-        _destroy(gobj)
-        raise
-    return gobj
-
-
-def _adopt(gobj: GObj, parent: GObj) -> None:
-    """Put a gobj that nobody was told of yet under another parent, who hears it from now on.
-
-    Its name must be free there.
-    """
-    del gobj.parent._children[gobj.name]  # type: ignore[union-attr]
-    for one in gobj._subscriptions:
-        if one.subscriber._publishers is not None:
-            one.subscriber._publishers.pop(gobj, None)
-    gobj.parent = parent
-    if parent._children is None:
-        parent._children = {}
-    parent._children[gobj.name] = gobj
-    gobj._subscriptions = parent._hears_all()
-
-
-def _set_config(gobj: GObj, config: gconfig.Config) -> None:
-    # The nested class has the name for type checkers. Not through __dict__: touching that makes
-    # Python build the dictionary, and every attribute of every action is twice as slow from then.
-    gobj.config = config  # type: ignore[assignment]
-
-
-def _init(
-    gobj: GObj, name: str, parent: GObj | None, gaplic: GAplic, config: gconfig.Config
-) -> None:
-    gobj.name = name
-    gobj.parent = cast(GObj, parent)
-    gobj.gaplic = gaplic
-    gobj.destroyed = False
-    _set_config(gobj, config)
-    machine = gobj.compiled
-    gobj._state = machine.initial
-    gobj._entered = False
-    gobj._watch = gaplic if gaplic.observer is not None else None
-    gobj._may = _NONE
-    gobj._afters = ()
-    gobj._postponed = Postponed() if machine.postpones else None
-    gobj._children = None
-    gobj._subscriptions = ()
-    gobj._publishers = None
-    gobj._as_subscriber = None
-    gobj._tasks = None
-    gobj._unique = False
-
-
-_NONE: Final[frozenset[str]] = frozenset()
-
-
-def _destroy(gobj: GObj) -> None:
-    if gobj.destroyed:
-        return
-    gobj.destroyed = True
-    gaplic = gobj.gaplic
-    gobj._watch = gaplic
-    gobj._state = gobj._state.tomb
-    # A KeyboardInterrupt or a SystemExit goes on, but only when everything has been given back:
-    # what is marked destroyed is never destroyed again.
-    interrupted: BaseException | None = None
-    if gobj._children:
-        for child in reversed(list(gobj._children.values())):
-            try:
-                _destroy(child)
-            except BaseException as interruption:
-                interrupted = interrupted or interruption
-    if gobj._afters:
-        for timer in gobj._afters:
-            timer.cancel()
-        gobj._afters = ()
-    if gobj._tasks:
-        for task in list(gobj._tasks):
-            task.cancel()
-    if gobj._postponed is not None:
-        gobj._postponed.queue.clear()
-    for one in gobj._subscriptions:
-        if one.subscriber._publishers is not None:
-            one.subscriber._publishers.pop(gobj, None)
-    gobj._subscriptions = ()
-    if gobj._publishers:
-        for publisher in gobj._publishers:
-            publisher._subscriptions = tuple(
-                one for one in publisher._subscriptions if one.subscriber is not gobj
-            )
-        gobj._publishers = None
-    # It holds this gobj, which would then wait for the garbage collector.
-    gobj._as_subscriber = None
-    try:
-        gobj.go_out()
-    except Exception as error:
-        gaplic.contain(error, gobj, None, "go_out")
-    except BaseException as interruption:
-        interrupted = interrupted or interruption
-    finally:
-        if gobj._unique:
-            gaplic.forget_unique(gobj)
-        siblings = None if gobj.parent is None else gobj.parent._children
-        if siblings is not None and siblings.get(gobj.name) is gobj:
-            del siblings[gobj.name]
-        if gaplic.observer is not None:
-            gaplic.observed(Destroyed(gobj))
-    if interrupted is not None:
-        raise interrupted
 
 
 GObj.compiled = compile_machine(GObj, (), __file__, 1)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from ginsfsm.errors import GConfigError
 from ginsfsm.event import Event
 from ginsfsm.gconfig import param
-from ginsfsm.gobj import GObj, _destroy
+from ginsfsm.gobj import GObj
+from ginsfsm.life import destroy
 from ginsfsm.logs.fields import about
 from ginsfsm.net.addresses import format_address
 from ginsfsm.net.framing import FrameError, Framing, framing_fault, read_framing
@@ -392,7 +393,7 @@ class SockBase(GObj):
         """Close the socket, if there is one; the gobj that was made for it goes as well."""
         if self._in_session and not self.parent.destroyed:
             session = self.parent
-            self._poller.defer(lambda: _destroy(session))
+            self._poller.defer(lambda: destroy(session))
         self._close_socket()
         if self._left:
             self._left = False
@@ -520,13 +521,13 @@ class SockBase(GObj):
         if asked:
             self._tell(EV_DISCONNECTED(reason))
         if self._in_session:
-            _destroy(self.parent)
+            destroy(self.parent)
         elif self.destroyed or self._sock is not None or self._opening is not None:
             # Also where its owner connects it again.
             pass
         elif not asked or self.config.destroy_on_disconnect:
             # Nobody else will, since nobody learns that it has ended, or wants to.
-            _destroy(self)
+            destroy(self)
         elif self._reception is not None:
             self._left = True
             self._reception.forget(self.parent.path)

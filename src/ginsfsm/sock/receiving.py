@@ -6,7 +6,7 @@ import logging
 from typing import Any, Final
 
 from ginsfsm.errors import EventError
-from ginsfsm.gobj import _destroy
+from ginsfsm.life import destroy
 from ginsfsm.logs.fields import about
 from ginsfsm.net.addresses import format_address
 from ginsfsm.net.admission import Refusal
@@ -100,7 +100,7 @@ class Receiving(Securing):
             admission.give_back()
         if why is not None:
             reception.refuse(self.peername, why)
-            _destroy(self)
+            destroy(self)
             return
         self.send_event(self, EV_SECURE() if self._begins_with_tls else EV_PLAIN())
 
@@ -133,7 +133,7 @@ class Receiving(Securing):
         if event.reason is not Reason.DRAINED:
             # Else it is the server that ended it.
             self._reception.refuse(self.peername, Refusal.PROXY)
-        _destroy(self)
+        destroy(self)
 
     def ac_late_header(self, _event: EV_EXPIRED) -> None:
         late = TimeoutError(f"not complete within {self.config.proxy_timeout} s")

@@ -9,7 +9,8 @@ from typing import Any, Final, cast
 
 from ginsfsm.errors import GConfigError, GObjError
 from ginsfsm.gconfig import Config, _report
-from ginsfsm.gobj import GObj, _adopt, _destroy
+from ginsfsm.gobj import GObj
+from ginsfsm.life import adopt, destroy
 from ginsfsm.logs.fields import about
 from ginsfsm.net.addresses import format_address
 from ginsfsm.net.admission import Refusal
@@ -262,7 +263,7 @@ class Securing(Sending):
         if self._reception is None:
             self._forget_opening(reason)
         else:
-            _destroy(self)
+            destroy(self)
 
     def _log_failed_handshake(self, reason: Reason, error: Exception | None) -> None:
         if self._reception is not None and reason is not Reason.DRAINED:
@@ -354,7 +355,7 @@ class Securing(Sending):
         if not taken and self.state == "ST_CONNECTED" and self._asks(EV_CONNECTED):
             # The door is shut: nobody took the connection, and nobody will hear of its end.
             reception.refuse(self.peername, Refusal.SHUT)
-            _destroy(self.parent if self._in_session else self)
+            destroy(self.parent if self._in_session else self)
         elif self._in_session and reception.on_session is not None:
             reception.on_session(self.parent)
 
@@ -370,14 +371,14 @@ class Securing(Sending):
                 self._reception.path, format_address(self.peername),
                 extra=about(self, path=self._reception.path, peer=self.peername, error=error),
             )  # fmt: skip
-            _destroy(self)
+            destroy(self)
             return False
         if session.destroyed or self.destroyed:
             # Its start_up did that.
-            _destroy(session)
-            _destroy(self)
+            destroy(session)
+            destroy(self)
             return False
-        _adopt(self, session)
+        adopt(self, session)
         self._in_session = True
         return True
 

@@ -8,7 +8,8 @@ from errno import errorcode
 from typing import Any, Final
 
 from ginsfsm.c_sock import EV_CONNECTED, GSock
-from ginsfsm.gobj import GObj, _destroy, _make
+from ginsfsm.gobj import GObj
+from ginsfsm.life import destroy, make
 from ginsfsm.logs.fields import about
 from ginsfsm.net.addresses import format_address
 from ginsfsm.net.admission import Refusal
@@ -110,7 +111,7 @@ class Admitting(Renewing):
         gsock: GSock | None = None
         try:
             sockname = listener.sockname or sock.getsockname()
-            gsock = _make(
+            gsock = make(
                 GSock, self._free_child_name(subscriber), subscriber, self._children_config
             )
             gsock.take_over(sock, shared, place)
@@ -130,7 +131,7 @@ class Admitting(Renewing):
             if place is not None:
                 shared.admission.leave(place)
             if gsock is not None:
-                _destroy(gsock)
+                destroy(gsock)
             sock.close()
         if self._guarded:
             self._alarm()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ginsfsm.errors import GObjError
-from ginsfsm.gobj import GObj, _make
+from ginsfsm.gobj import GObj
+from ginsfsm.life import make
 
 if TYPE_CHECKING:
     from ginsfsm.gconfig import Config
@@ -61,4 +62,4 @@ class Sessions:
         while name in siblings:
             name += "+"
         config = self._shared or self._new_config()
-        return _make(self._gclass, name, subscriber, config)
+        return make(self._gclass, name, subscriber, config)
