@@ -21,7 +21,7 @@ LEVELS = [
     ["smachine", "clock"],
     ["subscription", "given", "life"],
     ["gobj"],
-    ["task", "poller", "deadlines"],
+    ["task", "poller", "deadlines", "signals"],
     ["gaplic", "sock"],
     ["c_timer", "c_sock"],
     ["srv"],

@@ -19,7 +19,6 @@ import copy
 import logging
 import os
 import select
-import signal
 import threading
 import time
 from collections import deque
@@ -42,6 +41,7 @@ from ginsfsm.net.listening import Listening
 from ginsfsm.net.place import Place, open_place
 from ginsfsm.poller import EpollPoller, LoopPoller, Poller
 from ginsfsm.settings import Settings, names_to_offer
+from ginsfsm.signals import Signals
 from ginsfsm.smachine import After
 from ginsfsm.stats import GaplicStats
 from ginsfsm.task import Task, check_done
@@ -49,8 +49,6 @@ from ginsfsm.task import Task, check_done
 __all__ = ["GAplic"]
 
 logger: Final = logging.getLogger("ginsfsm")
-
-_STOP_SIGNALS: Final = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
 class _StateTimeout:
@@ -67,7 +65,7 @@ class _StateTimeout:
         self.run = run
 
     def __call__(self) -> None:
-        self.gobj.gaplic._run_contained(self.gobj, partial(self.run, self.gobj))
+        self.gobj.gaplic.run_contained(self.gobj, partial(self.run, self.gobj))
 
 
 class GAplic(GObj):
@@ -129,10 +127,7 @@ class GAplic(GObj):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._thread = 0
-        self._signals: dict[int, Callable[[], object]] = {}
-        self._terminate: Callable[[], object] | None = None
-        # What gives the stop signals back to the system; only while a callback for SIGTERM works.
-        self._release_signals: Callable[[], object] | None = None
+        self._signals = Signals(self)
         self._stop = asyncio.Event()
         self._stopping = False
         self._unique_gobjs: dict[str, GObj] = {}
@@ -193,10 +188,7 @@ class GAplic(GObj):
         Raises:
             GObjError: the signal is SIGINT or SIGTERM.
         """
-        if number in _STOP_SIGNALS:
-            name = signal.Signals(number).name
-            raise GObjError(f"{self.name}.on_signal: {name} stops the gaplic; choose another")
-        self._signals[number] = callback
+        self._signals.call(number, callback)
 
     def on_terminate(self, callback: Callable[[], object]) -> None:
         """Let `start` call back, in the loop, at the first SIGTERM, instead of stopping.
@@ -205,7 +197,7 @@ class GAplic(GObj):
         SIGTERM meanwhile stops at once, as SIGINT always does, and so does the first one where the
         callback raises. Call it before `start`.
         """
-        self._terminate = callback
+        self._signals.call_to_terminate(callback)
 
     async def serve(self) -> None:
         """Run inside the loop that runs already, until `stop()` or until it is cancelled.
@@ -239,51 +231,11 @@ class GAplic(GObj):
 
     async def _serve_with_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        before: dict[int, Any] = {}
-
-        def on_signal(number: int) -> None:
-            name = signal.Signals(number).name
-            logger.info("%s: stopping on %s", self.name, name, extra=about(self, signal=name))
-            terminate = self._terminate
-            if number == signal.SIGTERM and terminate is not None:
-                self._terminate = None
-                self._release_signals = release
-                try:
-                    terminate()
-                    return
-                except Exception as error:
-                    self.contain(error, self, None, "what SIGTERM calls")
-            release()
-            self.stop()
-
-        def release() -> None:
-            for one in _STOP_SIGNALS.intersection(before):
-                loop.remove_signal_handler(one)
-                # The system's own handler. Python's for SIGINT raises KeyboardInterrupt, and a
-                # program that hangs in a coroutine or in a go_out can hang on after that.
-                signal.signal(one, signal.SIG_DFL)
-
-        if threading.current_thread() is threading.main_thread():
-            wanted: dict[int, Callable[[], object]] = {
-                number: partial(self._run_contained, self, callback, "a signal")
-                for number, callback in self._signals.items()
-            }
-            wanted |= {number: partial(on_signal, number) for number in _STOP_SIGNALS}
-            for number, callback in wanted.items():
-                handler = signal.getsignal(number)
-                try:
-                    loop.add_signal_handler(number, callback)
-                except NotImplementedError:
-                    # Windows' loops have none; there Ctrl-C cancels us instead.
-                    continue
-                before[number] = handler
+        self._signals.install(loop)
         try:
             await self.serve()
         finally:
-            for one, handler in before.items():
-                loop.remove_signal_handler(one)
-                if handler is not None:
-                    signal.signal(one, handler)
+            self._signals.remove(loop)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         if self.destroyed:
@@ -312,8 +264,7 @@ class GAplic(GObj):
             # The descriptors are shared with the process that we were forked from. To take a
             # socket out of epoll here would take it out there.
             return
-        if self._release_signals is not None:
-            self._release_signals()
+        self._signals.ending(asyncio.get_running_loop())
         tasks = list(self._all_tasks)
         try:
             destroy(self)
@@ -484,7 +435,7 @@ class GAplic(GObj):
 
         Whoever asks must cancel the timer in its `go_out`. A gclass uses `after` or a GTimer.
         """
-        return self._clock.call_later(seconds, partial(self._run_contained, gobj, callback))
+        return self._clock.call_later(seconds, partial(self.run_contained, gobj, callback))
 
     def start_after(self, gobj: GObj, row: After, seconds: float) -> TimerHandle:
         """Start a state timeout."""
@@ -601,9 +552,10 @@ class GAplic(GObj):
         if source is not None:
             source._failed_delivery(event)
 
-    def _run_contained(
+    def run_contained(
         self, gobj: GObj, callback: Callable[[], object], what: str = "a timer"
     ) -> None:
+        """Call back on behalf of a gobj that lives, and contain what that raises."""
         if gobj.destroyed:
             return
         start = 0.0 if self._longest_turn is None else time.monotonic()

@@ -101,7 +101,7 @@ class Task:
             return
         event.source = gobj
         # Measured like every other turn of the loop.
-        gaplic._run_contained(gobj, partial(gaplic.deliver_contained, gobj, event))
+        gaplic.run_contained(gobj, partial(gaplic.deliver_contained, gobj, event))
 
 
 def check_done(gobj: GObj, done: type[Event]) -> None:
