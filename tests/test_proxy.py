@@ -10,17 +10,21 @@ from typing import Any
 import pytest
 
 from conftest import RunAsync
-from ginsfsm import GAplic, GObj, on
+from ginsfsm import NOT_ACCEPTED, GAplic, GObj, on
 from ginsfsm.c_sock import (
     EV_CONNECTED,
     EV_DISCONNECTED,
+    EV_DROP,
+    EV_FLUSH_OUTPUT_DATA,
     EV_PAUSE_RX,
     EV_RESUME_RX,
     EV_RX_DATA,
     EV_RX_FRAME,
     EV_SEND_DATA,
+    EV_SEND_FRAME,
     EV_START_TLS,
     EV_TLS_STARTED,
+    EV_WRITE_OUTPUT_DATA,
     GSock,
 )
 from ginsfsm.c_srv_sock import EV_REFUSED, GServerSock
@@ -317,15 +321,52 @@ class TestRequire:
 
         run_async(main)
 
+    @pytest.mark.parametrize("end", ["close", "reset"])
     def test_who_only_looks_whether_the_port_is_open_is_no_news(
+        self,
+        end: str,
+        desk: Desk,
+        run_async: RunAsync,
+        dial: Dial,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        async def main() -> None:
+            async with desk.gaplic:
+                server = serve(desk, **BALANCED)
+                check = dial(server)
+                await until(lambda: server.config.n_gsocks)
+                if end == "reset":
+                    check.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                check.close()
+                await until(lambda: not server.config.n_gsocks)
+                assert not desk.of(EV_CONNECTED)
+                assert server.ledger.refused_by == {"proxy": 1}
+
+        with caplog.at_level(logging.INFO, "ginsfsm"):
+            run_async(main)
+        assert not caplog.records
+
+    def test_a_loop_over_all_children_is_no_mistake_while_headers_are_awaited(
         self, desk: Desk, run_async: RunAsync, dial: Dial, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def main() -> None:
             async with desk.gaplic:
                 server = serve(desk, **BALANCED)
-                dial(server).close()
-                await until(lambda: server.ledger.accepted and not server.config.n_gsocks)
-                assert not desk.of(EV_CONNECTED)
+                client = dial(server)
+                await until(lambda: desk.gsocks)
+                (gsock,) = desk.gsocks
+                for event in (
+                    EV_SEND_DATA(b"x"), EV_SEND_FRAME(b"x"), EV_WRITE_OUTPUT_DATA(b"x"),
+                    EV_FLUSH_OUTPUT_DATA(), EV_PAUSE_RX(), EV_RESUME_RX(), EV_START_TLS(),
+                ):  # fmt: skip
+                    assert desk.send_event(gsock, event) is NOT_ACCEPTED
+                assert gsock.state == "ST_PROXY"
+                desk.send_event(gsock, EV_DROP())
+                # Nobody had heard of it, so nobody hears of its end.
+                assert gsock.destroyed
+                assert server.config.n_gsocks == 0
+                assert await read_to_end(client) == b""
+                assert not desk.heard
 
         with caplog.at_level(logging.INFO, "ginsfsm"):
             run_async(main)
@@ -365,6 +406,25 @@ class TestAccept:
                 client.send(b"go on")
                 await until(lambda: desk.received == sent + b"go on")
                 assert desk.gsocks[0].peername == client.getsockname()
+
+        run_async(main)
+
+    @pytest.mark.parametrize("sent", [b"", b"P", b"\r\n"])
+    def test_who_says_no_more_is_served_at_once(
+        self, sent: bytes, desk: Desk, run_async: RunAsync, dial: Dial
+    ) -> None:
+        """A client that ends its side and reads, as `nc -N` does, comes from no balancer."""
+
+        async def main() -> None:
+            async with desk.gaplic:
+                server = serve(desk, **ACCEPT, proxy_timeout=0)
+                client = dial(server, sent)
+                client.shutdown(socket.SHUT_WR)
+                assert await read_to_end(client) == b"hello\n"
+                await until(lambda: desk.of(EV_DISCONNECTED))
+                assert desk.received == sent
+                assert desk.of(EV_DISCONNECTED)[0].reason == "peer"
+                assert server.ledger.refused == 0
 
         run_async(main)
 

@@ -359,7 +359,7 @@ class GSock(Lasting):
 
     # -- the handshake of TLS ----------------------------------------------------------------------
 
-    def can_go_on(self, _event: EV_EXPIRED) -> bool:
+    def can_go_on(self, _event: EV_EXPIRED | EV_ENDED) -> bool:
         """Guard: there need not be a PROXY header, and none has begun."""
         begun = self._early.startswith((SIGNATURE, LINE_START))
         return self.config.proxy_protocol == "accept" and not begun
@@ -605,6 +605,16 @@ class GSock(Lasting):
             on(EV_PLAIN,             Receiving.ac_plain,       "ST_CONNECTED"),
             on(EV_EXPIRED,           Receiving.ac_no_header,                      when=can_go_on),
             on(EV_EXPIRED,           Receiving.ac_late_header, "ST_DISCONNECTED"),
+            on(EV_ENDED,             Receiving.ac_no_header,                      when=can_go_on),
+            on(EV_ENDED,             Receiving.ac_ended_early, "ST_DISCONNECTED"),
+            on(EV_SEND_DATA,         ac_too_late),
+            on(EV_SEND_FRAME,        ac_too_late),
+            on(EV_WRITE_OUTPUT_DATA, ac_too_late),
+            on(EV_FLUSH_OUTPUT_DATA, ac_too_late),
+            on(EV_PAUSE_RX,          ac_too_late),
+            on(EV_RESUME_RX,         ac_too_late),
+            on(EV_START_TLS,         ac_too_late),
+            on(EV_DROP,              Receiving.ac_stop_proxy,  "ST_DISCONNECTED"),
             on(EV_FAILED,            Receiving.ac_no_proxy,    "ST_DISCONNECTED"),
         ],
         "ST_HANDSHAKE": [

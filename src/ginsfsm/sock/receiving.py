@@ -18,6 +18,7 @@ from ginsfsm.smachine import NotAccepted
 from ginsfsm.sock.base import RX_SIZE
 from ginsfsm.sock.events import (
     EV_ACCEPTED_PROXY,
+    EV_DROP,
     EV_ENDED,
     EV_EXPIRED,
     EV_FAILED,
@@ -56,8 +57,7 @@ class Receiving(Securing):
         if data is None:
             return
         if not data:
-            # A balancer that only looks whether the port is open, as it does each second.
-            self.send_event(self, EV_FAILED(Reason.PEER))
+            self.send_event(self, EV_ENDED(Reason.PEER))
             return
         self._early += data
         try:
@@ -77,9 +77,15 @@ class Receiving(Securing):
             self.peername = header.source
         self._go_on()
 
-    def ac_no_header(self, _event: EV_EXPIRED) -> None:
+    def ac_no_header(self, _event: EV_EXPIRED | EV_ENDED) -> None:
         """A client that waits for us to speak, behind no balancer."""
         self._go_on()
+
+    def ac_ended_early(self, event: EV_ENDED) -> None:
+        self.ac_no_proxy(EV_FAILED(event.reason))
+
+    def ac_stop_proxy(self, _event: EV_DROP) -> None:
+        self._forget(Reason.LOCAL)
 
     def _go_on(self) -> None:
         """Whoever it is may come in or not; then comes TLS, or the owner is told."""
@@ -120,8 +126,10 @@ class Receiving(Securing):
             self.deliver(early)
 
     def ac_no_proxy(self, event: EV_FAILED) -> None:
-        # Who only looks whether the port is open is no news.
-        level = logging.DEBUG if event.reason is Reason.PEER and not self._early else logging.INFO
+        # A balancer that only looks whether the port is open, as it does each second, is no news;
+        # some close with a reset.
+        looked = event.reason in (Reason.PEER, Reason.RESET) and not self._early
+        level = logging.DEBUG if looked else logging.INFO
         closed = "it closed the connection" if event.reason is Reason.PEER else event.reason
         logger.log(
             level,
