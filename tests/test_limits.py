@@ -347,6 +347,57 @@ class TestMaxConnections:
 
         run_async(main)
 
+    @pytest.mark.parametrize(
+        ("before", "written", "state", "refused"),
+        [
+            ({}, {"max_connections": 2}, "ST_FULL", {}),
+            ({"max_connections": 9}, {"max_connections": 2}, "ST_FULL", {}),
+            (
+                {"max_connections": 9},
+                {"max_connections": 2, "overflow": "reject"},
+                "ST_LISTENING",
+                {"full": 4},
+            ),
+            ({}, {"accept_rate": 0.001, "accept_burst": 1}, "ST_THROTTLED", {}),
+        ],
+        ids=["switched on", "lowered", "to reject", "rate"],
+    )
+    def test_written_by_who_hears_of_one_it_holds_for_the_next_of_the_same_turn(
+        self,
+        before: dict[str, Any],
+        written: dict[str, Any],
+        state: str,
+        refused: dict[str, int],
+        app: GAplic,
+        run_async: RunAsync,
+        crowd: Crowd,
+    ) -> None:
+        class Careful(Porter):
+            """Writes other limits when the first one comes."""
+
+            def ac_connected(self, event: EV_CONNECTED) -> None:
+                self.heard.append(event)
+                if len(self.of(EV_CONNECTED)) == 1:
+                    server.write_parameters(**written)
+
+            machine = {
+                "ST_IDLE": [on(EV_CONNECTED, ac_connected), *Porter.machine["ST_IDLE"][1:]],
+            }
+
+        careful = app.create_gobj("porter", Careful, app)
+        server = serve(careful, **before)
+
+        async def main() -> None:
+            async with app:
+                crowd.many(6, server)
+                await until(lambda: len(careful.of(EV_CONNECTED)) == 2)
+                await turns()
+                assert server.state == state
+                assert server.config.n_gsocks == 2
+                assert server.ledger.refused_by == refused
+
+        run_async(main)
+
     def test_paused_while_full_and_resumed(
         self, porter: Porter, run_async: RunAsync, crowd: Crowd
     ) -> None:

@@ -54,9 +54,9 @@ class Admitting(Renewing):
     def ac_accept(self, event: EV_INCOMING) -> None:
         listener = event.listener
         accept = listener.accept
-        limited = self._guarded and self._leaves_in_queue()
         for _ in range(max(1, ACCEPTS_PER_TURN // len(self._listeners))):
-            if limited and self._is_held_up():
+            # Asked for each: whoever hears of one may write other limits.
+            if self._guarded and self._leaves_in_queue() and self._is_held_up():
                 return
             try:
                 sock, peername = accept()
