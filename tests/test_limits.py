@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -189,6 +190,27 @@ class TestMaxConnections:
                 async with asyncio.timeout(DEADLINE):
                     assert await loop.sock_recv(client, 100) == b"full\n"
                     assert await loop.sock_recv(client, 100) == b""
+
+        run_async(main)
+
+    @pytest.mark.parametrize("name", ["server", "GServerSock"])
+    def test_the_word_may_stand_in_a_settings_file(
+        self, name: str, run_async: RunAsync, crowd: Crowd, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "limits.toml"
+        file.write_text(
+            f'[{name}]\nmax_connections = 1\noverflow = "reject"\nreject_data = "v\u00f6ll\\n"\n',
+            encoding="utf-8",
+        )
+        app = GAplic("app", str(file))
+        keeper = app.create_gobj("keeper", Keeper, app)
+        server = serve(keeper)
+
+        async def main() -> None:
+            async with app:
+                crowd(server)
+                await until(lambda: keeper.gsocks)
+                assert await read_to_end(crowd(server)) == "v\u00f6ll\n".encode()
 
         run_async(main)
 

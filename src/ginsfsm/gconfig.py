@@ -268,9 +268,10 @@ class Config:
         return config
 
     @classmethod
-    def _faults_of(cls, origin: str, values: Mapping[str, object]) -> list[str]:
-        """What is wrong with these values, whatever the others will be."""
-        return cls.__new__(cls)._take((origin, values))
+    def _faults_of(cls, values: Mapping[str, object]) -> list[str]:
+        """What is wrong with these values of settings, whatever the others will be."""
+        tail = " (from settings)"
+        return [fault.removesuffix(tail) for fault in cls.__new__(cls)._take(("settings", values))]
 
     def _rewritten(self, owner: str, new: Mapping[str, object]) -> Self:
         """A copy of this config with new values; a copy, because connections share one config."""

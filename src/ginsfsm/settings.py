@@ -104,7 +104,7 @@ class Settings:
         for name, values in self._values.items():
             configs = gclasses.get(name, ())
             # Also where no gobj has been made yet: one that is made later must not fail by it.
-            misfits = [config._faults_of("", values) for config in configs]
+            misfits = [config._faults_of(values) for config in configs]
             if misfits and all(misfits):
                 # Modules may have gclasses of one name; that the settings fit one is enough here.
                 faults += dict.fromkeys(f"{name}: {fault}" for found in misfits for fault in found)

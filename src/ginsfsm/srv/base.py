@@ -49,6 +49,11 @@ LEAST_LOOK: Final = 0.01
 LIMITS: Final = frozenset(Limits.__dataclass_fields__)
 
 
+def _encoded(value: object) -> object:
+    """A settings file has no bytes: a text there is meant in UTF-8."""
+    return value.encode() if isinstance(value, str) else value
+
+
 class ServerBase(GSock):
     """What a server is, besides its machine."""
 
@@ -95,8 +100,9 @@ class ServerBase(GSock):
             choices=("backlog", "reject"),
         )
         reject_data: bytes = param(
-            b"", "what one that is turned away is sent, unless it is denied or begins with TLS"
-        )
+            b"", "what one that is turned away is sent, unless it is denied or begins with TLS",
+            from_settings=_encoded,
+        )  # fmt: skip
         max_connections_per_ip: int = param(
             0, "connections open at one time from one address (IPv6: /64); 0 is no limit", ge=0
         )
