@@ -792,7 +792,10 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"alarm_connections": -1}, "alarm_connections"),
     ({"alarm_cooldown": -1.0}, "alarm_cooldown"),
     ({"proxy_protocol": "v2"}, "'off', 'accept', 'require'"),
-    ({"proxy_protocol": "require"}, "proxy_trusted"),
+    (
+        {"proxy_protocol": "require"},
+        "proxy_trusted: proxy_protocol='require' expects the networks of the balancers, got ();",
+    ),
     ({"proxy_trusted": ("balancer",)}, "balancer"),
     ({"proxy_timeout": -1.0}, "proxy_timeout"),
     ({"proxy_timeout": float("nan")}, "proxy_timeout"),

@@ -87,10 +87,7 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     "handshake_timeout": seconds(),
     "close_timeout": seconds(),
     "destroy_on_disconnect": [(0, "expected bool, got 0 (int)")],
-    "proxy_protocol": [
-        ("v2", "expected one of 'off', 'accept', 'require', got 'v2' (str)"),
-        ("require", "proxy_trusted: proxy_protocol='require' expects the networks"),
-    ],
+    "proxy_protocol": [("v2", "expected one of 'off', 'accept', 'require', got 'v2' (str)")],
     "proxy_trusted": networks("proxy_trusted"),
     "proxy_timeout": seconds(),
     "framing": [

@@ -5,6 +5,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -197,6 +198,31 @@ class TestWhoseItIs:
                     "/run/client",
                 ]
                 assert len(server._shared.admission._counts) == 1
+
+        run_async(main)
+
+    @HEADERS
+    def test_a_balancer_at_a_unix_socket_needs_no_network(
+        self, header: bytes, desk: Desk, run_async: RunAsync, opened: ExitStack, tmp_path: Path
+    ) -> None:
+        async def main() -> None:
+            async with desk.gaplic:
+                path = str(tmp_path / "s")
+                server = desk.create_gobj(
+                    "server", GServerSock, desk,
+                    unix_path=path, proxy_protocol="require", max_connections_per_ip=1,
+                )  # fmt: skip
+                for _ in range(2):
+                    client = opened.enter_context(socket.socket(socket.AF_UNIX))
+                    client.connect(path)
+                    client.send(header)
+                await until(lambda: desk.refused)
+                assert desk.refused == [(CLIENT, "per_ip")]
+                (gsock,) = desk.connected
+                assert gsock.peername == CLIENT
+                assert gsock.balancer == ""
+                assert gsock.sockname == path
+                assert server.config.n_gsocks == 1
 
         run_async(main)
 

@@ -163,12 +163,6 @@ class SockBase(GObj):
                     yield f"ssl_options: {fault}"
             _, faults = read_networks("proxy_trusted", self.proxy_trusted)
             yield from faults
-            if self.proxy_protocol != "off" and not self.proxy_trusted:
-                yield (
-                    f"proxy_trusted: proxy_protocol={self.proxy_protocol!r} expects the networks "
-                    "of the balancers, got (); whoever is trusted may say any address, and "
-                    "('0.0.0.0/0', '::/0') is everybody"
-                )
             wrong = framing_fault(self.framing, self.max_frame)
             if wrong is not None:
                 yield f"framing: {wrong}"

@@ -135,6 +135,13 @@ class ServerBase(GSock):
                     f"ports: without use_multi_ports=True none of {cut(repr(self.ports))} is "
                     "tried, and port=0 takes any free one; give use_multi_ports=True, or a port"
                 )
+            # A Unix socket has no addresses; whoever its permissions let in is believed.
+            if self.proxy_protocol != "off" and not (self.proxy_trusted or self.unix_path):
+                yield (
+                    f"proxy_trusted: proxy_protocol={self.proxy_protocol!r} expects the networks "
+                    "of the balancers, got (); whoever is trusted may say any address, and "
+                    "('0.0.0.0/0', '::/0') is everybody"
+                )
             yield from limits_faults(self._limits())
             if 0 < self.watch_certificates < LEAST_LOOK:
                 yield (
