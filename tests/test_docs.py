@@ -112,6 +112,16 @@ def test_the_page_says_of_each_parameter_of_a_server_when_a_change_acts() -> Non
     assert {name for name, when in told.items() if when.startswith("never")} == FIXED
 
 
+def test_the_page_says_why_a_connection_may_be_turned_away() -> None:
+    from ginsfsm.c_srv_sock import Refusal
+
+    page = (ROOT / "docs" / "connections.md").read_text()
+    table = page.partition("| reason | why the connection was turned away |\n")[2].partition(
+        "\n\n"
+    )[0]
+    assert set(re.findall(r'^\| `"(\w+)"` \|', table, re.MULTILINE)) == set(Refusal)
+
+
 @pytest.mark.parametrize(
     ("page", "head"), [("docs/how-it-works.md", "## Figures"), ("README.md", "## What it costs")]
 )

@@ -50,6 +50,7 @@ from ginsfsm.errors import EventError, GObjError
 from ginsfsm.gobj import GObj
 from ginsfsm.logs.fields import about
 from ginsfsm.net.addresses import ListenError
+from ginsfsm.net.admission import Refusal
 from ginsfsm.net.reason import Reason
 from ginsfsm.row import after, enter, leave, on
 from ginsfsm.seconds import is_seconds
@@ -87,6 +88,7 @@ __all__ = [
     "EV_RELOAD_TLS",
     "EV_RESUME_ACCEPT",
     "GServerSock",
+    "Refusal",
 ]
 
 logger: Final = logging.getLogger("ginsfsm")

@@ -85,7 +85,7 @@ class Refusal(StrEnum):
     PROXY = "proxy"
     """It had to begin with the header of a balancer, and did not, or comes from no balancer."""
     SHUT = "shut"
-    """The subscriber's present state takes no connections: it has no row for `EV_CONNECTED`."""
+    """The subscriber's present state has no row for `EV_CONNECTED`, or did not accept it."""
 
 
 @dataclass(frozen=True, slots=True)

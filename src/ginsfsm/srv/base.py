@@ -96,7 +96,7 @@ class ServerBase(GSock):
         max_connections: int = param(0, "connections open at one time; 0 is no limit", ge=0)
         overflow: str = param(
             "backlog",
-            "where there are max_connections: leave who comes in the queue, or turn away",
+            "above max_connections or accept_rate: leave who comes in the queue, or turn away",
             choices=("backlog", "reject"),
         )
         reject_data: bytes = param(
