@@ -541,7 +541,7 @@ class TestFailures:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         keeper = app.create_gobj("keeper", Keeper, app)
-        server = serve(keeper)
+        server = serve(keeper, max_connections_per_ip=1)
         start_up = GSock.start_up
 
         def fail_once(gsock: GSock) -> None:
@@ -569,7 +569,7 @@ class TestFailures:
         self, app: GAplic, run_async: RunAsync
     ) -> None:
         keeper = app.create_gobj("keeper", Keeper, app)
-        server = serve(keeper)
+        server = serve(keeper, max_connections_per_ip=1)
 
         def destroying(one: Observation) -> None:
             if isinstance(one, Created):
@@ -582,6 +582,7 @@ class TestFailures:
                     assert await read_to_end(client) == b""
                 assert (server.ledger.failed, server.config.n_gsocks) == (1, 0)
                 assert not keeper.gsocks
+                assert not server._shared.admission._counts
 
         run_async(main)
 
@@ -594,7 +595,7 @@ class TestFailures:
     ) -> None:
         # What epoll_ctl says past fs.epoll.max_user_watches.
         keeper = app.create_gobj("keeper", Keeper, app)
-        server = serve(keeper)
+        server = serve(keeper, max_connections_per_ip=1)
         register = app.poller.register
 
         def fail_once(*given: Any) -> None:
