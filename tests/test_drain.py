@@ -192,6 +192,25 @@ class TestPausing:
 
         run_async(main)
 
+    def test_by_whoever_hears_of_one_it_keeps_out_the_next_of_the_same_turn(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app)
+        drainer.on_connected = lambda: app.send_event(server, EV_PAUSE_ACCEPT())
+
+        async def main() -> None:
+            async with app:
+                for _ in range(3):
+                    opened.enter_context(connect(server))
+                for came in 1, 2, 3:
+                    await until(lambda came=came: len(drainer.gsocks) == came)  # type: ignore[misc]
+                    await turns()
+                    assert len(drainer.gsocks) == came
+                    assert server.state == "ST_PAUSED"
+                    app.send_event(server, EV_RESUME_ACCEPT())
+
+        run_async(main)
+
     def test_those_who_are_there_go_on_in_a_pause(
         self, app: GAplic, run_async: RunAsync, opened: ExitStack
     ) -> None:

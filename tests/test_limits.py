@@ -506,6 +506,28 @@ class TestPerAddress:
 
         run_async(main)
 
+    @needs_ipv6
+    def test_ipv4_is_the_same_through_a_socket_of_both(
+        self, porter: Porter, run_async: RunAsync, crowd: Crowd
+    ) -> None:
+        async def main() -> None:
+            async with porter.gaplic:
+                server = serve(
+                    porter, host="::", v6only=False, max_connections_per_ip=1,
+                    allow=("127.0.0.0/30",), deny=("127.0.0.2",),
+                )  # fmt: skip
+                crowd(server)
+                await until(lambda: porter.gsocks)
+                assert porter.gsocks[0].peername[0] == "::ffff:127.0.0.1"
+                for host, why in (
+                    ("127.0.0.1", "per_ip"), ("127.0.0.2", "denied"), ("127.0.0.4", "denied"),
+                ):  # fmt: skip
+                    assert await read_to_end(crowd(server, host)) == b""
+                    assert porter.refused[-1][1] == why
+                assert books(server) == (1, {LOCALHOST: 1})
+
+        run_async(main)
+
 
 class TestRates:
     def test_they_wait_and_all_are_served_no_faster_than_the_rate(
