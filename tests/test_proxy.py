@@ -751,3 +751,24 @@ class TestLimits:
                 assert asyncio.get_running_loop().time() - start > 0.34
 
         run_async(main)
+
+    @pytest.mark.parametrize(
+        "header", [V2, build_proxy_v2(local=True)], ids=["turned away", "health check"]
+    )
+    def test_whom_the_rate_does_not_count_holds_up_nobody(
+        self, header: bytes, desk: Desk, run_async: RunAsync, dial: Dial
+    ) -> None:
+        async def main() -> None:
+            async with desk.gaplic:
+                server = serve(
+                    desk, **BALANCED, accept_rate=0.001, accept_burst=1, deny=(CLIENT[0],)
+                )
+                first = dial(server)
+                await until(lambda: server.config.n_gsocks)
+                dial(server, build_proxy_v2(OTHER, TARGET))
+                await until(lambda: server.state == "ST_THROTTLED")
+                # The only token is free again as soon as it is known what the first one is.
+                first.send(header)
+                await until(lambda: OTHER in [event.peername for event in desk.of(EV_CONNECTED)])
+
+        run_async(main)

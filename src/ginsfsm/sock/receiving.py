@@ -103,7 +103,7 @@ class Receiving(Securing):
             if why is None:
                 self._place = admission.enter(host)
         if has_token and (health_check or why is not None):
-            admission.give_back()
+            reception.give_back()
         if why is not None:
             reception.refuse(self.peername, why)
             destroy(self)

@@ -72,6 +72,12 @@ class Reception:
         if self.on_refused is not None:
             self.on_refused(peername, why)
 
+    def give_back(self) -> None:
+        """The rate does not count a connection that took its token; so the next one may come."""
+        self.admission.give_back()
+        if self.ledger.on_close is not None:
+            self.ledger.on_close()
+
     def forget(self, subscriber: str) -> None:
         """A connection has ended and lives on; it is in the way until somebody destroys it."""
         self.forgotten += 1
