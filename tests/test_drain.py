@@ -501,6 +501,28 @@ class TestDraining:
 
         run_async(main)
 
+    def test_a_second_one_may_give_more_time(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app)
+
+        async def main() -> None:
+            async with app:
+                client = opened.enter_context(connect(server))
+                await until(lambda: drainer.gsocks)
+                app.send_event(server, EV_DRAIN(timeout=0.05))
+                app.send_event(server, EV_DRAIN(timeout=30))
+                # Set after the first deadline, so it fires behind that.
+                fired: list[bool] = []
+                app.call_later(app, 0.06, lambda: fired.append(True))
+                await until(lambda: fired)
+                assert server.state == "ST_DRAINING"
+                client.close()
+                await until(lambda: drainer.of(EV_DRAINED))
+                assert drainer.of(EV_DRAINED)[0].remaining == 0
+
+        run_async(main)
+
     @pytest.mark.parametrize("first", [30.0, 0])
     @pytest.mark.parametrize("again", [0, 0.05])
     def test_a_second_one_comes_of_one_in_the_queue(
