@@ -753,7 +753,9 @@ class TestLimits:
         run_async(main)
 
     @pytest.mark.parametrize(
-        "header", [V2, build_proxy_v2(local=True)], ids=["turned away", "health check"]
+        "header",
+        [V2, build_proxy_v2(local=True), b"GET / HTTP/1.0\r\n\r\n"],
+        ids=["turned away", "health check", "no header"],
     )
     def test_whom_the_rate_does_not_count_holds_up_nobody(
         self, header: bytes, desk: Desk, run_async: RunAsync, dial: Dial

@@ -137,10 +137,15 @@ class Receiving(Securing):
             self.path, format_address(self.peername), event.error or closed,
             extra=about(self, peer=self.peername, reason=event.reason, error=event.error),
         )  # fmt: skip
-        assert self._reception is not None
+        reception = self._reception
+        assert reception is not None
+        if self._place is not None:
+            # Who is turned away takes no token.
+            self._place = None
+            reception.give_back()
         if event.reason is not Reason.DRAINED:
             # Else it is the server that ended it.
-            self._reception.refuse(self.peername, Refusal.PROXY)
+            reception.refuse(self.peername, Refusal.PROXY)
         destroy(self)
 
     def ac_late_header(self, _event: EV_EXPIRED) -> None:
