@@ -781,6 +781,9 @@ GATE = """
         def ac_request(self, event: EV_RX_DATA):
             if event.data == b"work":
                 print("working", flush=True)
+                if self.config.destroy == "EV_RX_DATA":
+                    for one in self.servers:
+                        self.destroy_gobj(one)
             else:
                 self.send_event(event.source, EV_SEND_DATA(b"done"))
                 self.send_event(event.source, EV_DROP())
@@ -862,6 +865,29 @@ class TestDrain:
         assert ended.out.count("drained 0") == (0 if destroy == "EV_DRAINING" else 2)
         assert "drained; 0 connections had to be aborted" in ended.err
         assert ended.err.splitlines()[-1].endswith(" INFO app/gate has stopped")
+        assert "Traceback" not in ended.err
+
+    @pytest.mark.parametrize("seconds", ["30", "0.3"])
+    def test_a_connection_whose_server_went_before_is_waited_for(
+        self, seconds: str, write: Write, start: Start
+    ) -> None:
+        write("gate.py", GATE)
+        running = start(
+            *("run", "gate.py:Gate", "--drain-timeout", seconds),
+            *("--set", "gate.destroy=EV_RX_DATA"),
+        )
+        client, _ = self.at_work(running)
+        with client:
+            running.process.send_signal(signal.SIGTERM)
+            running.wait_for("draining 0 servers with 1 connection,")
+            if seconds == "30":
+                client.sendall(b"and now?")
+                assert client.recv(100) == b"done"
+                assert client.recv(100) == b""
+            ended = running.wait()
+        assert ended.status == 0, ended.err
+        left = "0 connections" if seconds == "30" else "1 connection"
+        assert f"drained; {left} had to be aborted" in ended.err
         assert "Traceback" not in ended.err
 
     @pytest.mark.parametrize("seconds", ["0", "0.3"])

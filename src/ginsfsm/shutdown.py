@@ -7,8 +7,9 @@ their connections has gone, or the time is over and the rest has been aborted, t
 A server that is to be there until the end, that of the metrics above all, is left out of this: its
 owner's gclass says so with `ends_last = True`. It goes with the tree.
 
-A server that its owner destroys meanwhile tells no more, but its connections live on. So the books
-of all servers are looked at from time to time as well, and what counts is that they are empty.
+A server that its owner destroys meanwhile, or has destroyed before, tells no more, but its
+connections live on. So the books of all servers are looked at from time to time as well, and what
+counts is that they are empty.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from ginsfsm.c_sock import GSock
 from ginsfsm.c_srv_sock import EV_DRAIN, EV_DRAINED, GServerSock
 from ginsfsm.c_timer import EV_SET_TIMER, EV_TIMEOUT, GTimer
 from ginsfsm.gconfig import param
@@ -26,8 +28,10 @@ from ginsfsm.row import on
 
 if TYPE_CHECKING:
     from ginsfsm.gaplic import GAplic
+    from ginsfsm.net.ledger import Ledger
+    from ginsfsm.sock.base import SockBase
 
-__all__ = ["Shutdown", "servers_to_drain"]
+__all__ = ["Shutdown", "anybody_to_wait_for", "servers_to_drain"]
 
 logger: Final = logging.getLogger("ginsfsm")
 
@@ -47,6 +51,23 @@ def servers_to_drain(app: GAplic) -> list[GServerSock]:
     ]
 
 
+def _books_without_server(app: GAplic) -> list[Ledger[SockBase]]:
+    """Those of servers that have gone, and whose connections live on."""
+    found: dict[Ledger[SockBase], None] = {}
+    kept = set()
+    for one in app.walk():
+        if isinstance(one, GServerSock):
+            kept.add(one.ledger)
+        elif isinstance(one, GSock) and one._reception is not None and one._sock is not None:
+            found[one._reception.ledger] = None
+    return [ledger for ledger in found if ledger not in kept]
+
+
+def anybody_to_wait_for(app: GAplic) -> bool:
+    """Whether there is a server to drain, or a connection that has survived its own."""
+    return bool(servers_to_drain(app) or _books_without_server(app))
+
+
 class Shutdown(GObj):
     """Drains every server of the tree, then stops the gaplic."""
 
@@ -63,10 +84,11 @@ class Shutdown(GObj):
         servers = servers_to_drain(self.gaplic)
         # Those that have not told yet that they have drained.
         self._draining = set(servers)
+        self._left_over = _books_without_server(self.gaplic)
         logger.info(
             "draining %s with %s, for at most %g s; a second SIGTERM ends at once",
             counted(len(servers), "server"),
-            counted(sum(len(one.ledger) for one in servers), "connection"),
+            counted(sum(len(one.ledger) for one in servers) + self._orphans(), "connection"),
             self.config.timeout,
             extra=about(self, count=len(servers), seconds=self.config.timeout),
         )  # fmt: skip
@@ -88,11 +110,15 @@ class Shutdown(GObj):
     def ac_look(self, _event: EV_TIMEOUT) -> None:
         self._look()
 
+    def _orphans(self) -> int:
+        """How many connections are open whose servers had gone when this began."""
+        return sum(map(len, self._left_over))
+
     def _look(self) -> None:
         """Stop when there is nobody left to wait for."""
         if any(not server.destroyed for server in self._draining):
             return
-        orphans = sum(len(server.ledger) for server in self._draining)
+        orphans = self._orphans() + sum(len(server.ledger) for server in self._draining)
         if orphans and self.gaplic.time() < self._end:
             return
         self._aborted += orphans

@@ -39,7 +39,7 @@ from ginsfsm.net.addresses import ListenError
 from ginsfsm.net.words import counted
 from ginsfsm.service_manager import ServiceManager
 from ginsfsm.settings import load_settings
-from ginsfsm.shutdown import Shutdown, servers_to_drain
+from ginsfsm.shutdown import Shutdown, anybody_to_wait_for
 from ginsfsm.workers.events import EV_TERMINATE
 from ginsfsm.workers.origin import Origin
 
@@ -258,7 +258,7 @@ def _who_speaks(app: GAplic, origin: Origin | None, timeout: float) -> Callable[
 def _drain(app: GAplic, announcer: Announcer, timeout: float) -> None:
     """Let every server of the tree end its connections, then stop."""
     app.send_event(announcer, EV_STOPPING(timeout))
-    if servers_to_drain(app):
+    if anybody_to_wait_for(app):
         app.create_gobj(None, Shutdown, app, timeout=timeout)
     else:
         app.stop()
