@@ -192,16 +192,23 @@ class TestPausing:
 
         run_async(main)
 
+    @pytest.mark.parametrize("hosts", [("127.0.0.1",), ("127.0.0.1", "127.0.0.2", "127.0.0.3")])
     def test_by_whoever_hears_of_one_it_keeps_out_the_next_of_the_same_turn(
-        self, app: GAplic, run_async: RunAsync, opened: ExitStack
+        self,
+        hosts: tuple[str, ...],
+        app: GAplic,
+        run_async: RunAsync,
+        opened: ExitStack,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
-        drainer, server = start(app)
+        drainer, server = start(app, hosts=hosts)
         drainer.on_connected = lambda: app.send_event(server, EV_PAUSE_ACCEPT())
 
         async def main() -> None:
             async with app:
-                for _ in range(3):
-                    opened.enter_context(connect(server))
+                for number in range(3):
+                    host = hosts[number % len(hosts)]
+                    opened.enter_context(connect(server, host=host))
                 for came in 1, 2, 3:
                     await until(lambda came=came: len(drainer.gsocks) == came)  # type: ignore[misc]
                     await turns()
@@ -210,6 +217,7 @@ class TestPausing:
                     app.send_event(server, EV_RESUME_ACCEPT())
 
         run_async(main)
+        assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
     def test_those_who_are_there_go_on_in_a_pause(
         self, app: GAplic, run_async: RunAsync, opened: ExitStack
