@@ -628,6 +628,21 @@ class TestDraining:
 
         run_async(main)
 
+    def test_a_queue_that_is_full_is_served_as_a_whole(
+        self, app: GAplic, run_async: RunAsync, opened: ExitStack
+    ) -> None:
+        drainer, server = start(app, backlog=1)
+
+        async def main() -> None:
+            async with app:
+                # Linux keeps one more than it was told.
+                for _ in range(2):
+                    opened.enter_context(connect(server))
+                app.send_event(server, EV_DRAIN())
+                assert len(drainer.gsocks) == 2
+
+        run_async(main)
+
     @pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.EINTR])
     def test_one_that_failed_in_the_queue_takes_no_other_along(
         self, number: int, app: GAplic, run_async: RunAsync, opened: ExitStack
