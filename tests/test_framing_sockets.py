@@ -647,6 +647,31 @@ class TestTls:
         run_async(main)
 
     @both_ends
+    def test_the_end_behind_frames_waits_for_those_that_a_pause_keeps(
+        self, role: str, run_async: RunAsync
+    ) -> None:
+        async def main() -> None:
+            async with tls_pair(role, framing="lines") as (app, owner, gsock, peer):
+                other = sockets.make_owner(app, "other")
+                server = app.create_gobj(
+                    "other server", GServerSock, app, host="127.0.0.1", subscriber=other,
+                    framing="lines",
+                )  # fmt: skip
+                with await secure.dial_raw(server) as raw:
+                    await wait_for(lambda: other.of(EV_CONNECTED))
+                    at_frame(owner, 1, lambda one: owner.send_event(one, EV_PAUSE_RX()))
+                    at_frame(other, 1, lambda _: owner.send_event(gsock, EV_RESUME_RX()))
+                    # Both are ready in one batch: the resume comes before what waits for its end.
+                    wire = peer.seal(b"1\n2\n3\n") + peer.goodbye()
+                    assert peer.sock.send(wire) == len(wire)
+                    assert raw.send_now(b"go on\n")
+                    await wait_for(owner.ended)
+                    assert frames(owner) == [b"1", b"2", b"3"]
+                    assert owner.reason() == "peer"
+
+        run_async(main)
+
+    @both_ends
     def test_a_new_beginning_with_start_tls(self, role: str, run_async: RunAsync) -> None:
         async def main() -> None:
             async with plain_pair(role, framing="lines") as (_, owner, gsock, raw):

@@ -196,6 +196,9 @@ class Securing(Sending):
             return
         if EV_ENDED not in self._state or not tls.has_more:
             return
+        if self._framing is not None and self._frames:
+            # A pause has kept them, and whoever ended it comes back to what stands behind them.
+            return
         try:
             data = tls.pull()
         except BlockingIOError:
