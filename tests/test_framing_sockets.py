@@ -720,6 +720,53 @@ class TestTls:
 
         run_async(main)
 
+    @pytest.mark.parametrize("before", ["lines", ""])
+    @both_ends
+    def test_what_is_sent_behind_start_tls_has_the_new_framing(
+        self, role: str, before: str, run_async: RunAsync
+    ) -> None:
+        async def main() -> None:
+            async with plain_pair(role, framing=before) as (_, owner, gsock, raw):
+                gsock.write_parameters(framing="netstrings")
+                owner.tell(gsock, EV_START_TLS())
+                # It waits for the handshake, and comes behind it.
+                assert owner.tell(gsock, EV_SEND_FRAME(b"early")) is True
+                if role == "accepted":
+                    with pytest.raises(GConfigError, match="framing: cannot change while"):
+                        gsock.write_parameters(framing="lines")
+                peer = TlsPeer(raw, context_against(role), server_side=role == "client")
+                await peer.shake()
+                assert await peer.read(8) == b"5:early,"
+                await peer.send(b"6:answer,")
+                await wait_for(lambda: frames(owner) == [b"answer"])
+
+        run_async(main)
+
+    def test_one_that_cannot_be_made_for_tls_ends_the_connection(
+        self, run_async: RunAsync, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        made: list[Upper] = []
+        can_be_made = [True]
+
+        def make(max_frame: int) -> Upper:
+            if not can_be_made[0]:
+                raise ZeroDivisionError("its own fault")
+            made.append(Upper(max_frame))
+            return made[-1]
+
+        async def main() -> None:
+            async with plain_pair("accepted", framing=make) as (_, owner, gsock, raw):
+                can_be_made[0] = False
+                owner.tell(gsock, EV_START_TLS())
+                await wait_for(owner.ended)
+                assert owner.reason() == "error"
+                assert not owner.of(EV_TLS_STARTED)
+                assert (await raw.read_to_end())[0] == b""
+                can_be_made[0] = True
+
+        run_async(main)
+        assert "its own fault" in caplog.text
+
     @pytest.mark.parametrize(
         "behind", [b"RCPT TO:<eve>\r\n", b"RCPT TO:<eve>\r\nRSET\r\nDATA", b"\r\n", b"x\r\r\n"]
     )

@@ -341,7 +341,8 @@ class SockBase(GObj):
     @property
     def _settled(self) -> frozenset[str]:
         """Parameters of which nothing is asked any more."""
-        if self._reception is None or self._state.name not in ("ST_CONNECTED", "ST_CLOSING"):
+        is_known = self._kept is not None or self._state.name in ("ST_CONNECTED", "ST_CLOSING")
+        if self._reception is None or not is_known:
             return frozenset()
         # What comes behind EV_START_TLS is cut anew.
         begins_anew = self.config.start_tls and self._tls is None

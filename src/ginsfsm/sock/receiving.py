@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from collections import deque
+from typing import Final
 
 from ginsfsm.errors import EventError
 from ginsfsm.life import destroy
@@ -257,12 +258,11 @@ class Receiving(Securing):
                 extra=about(self),
             )  # fmt: skip
 
-    def _new_framing(self) -> None:
-        framing: Any = self.config.framing
-        if framing:
-            try:
-                self._framing = make_framing(framing, self.config.max_frame)
-            except Exception as error:
-                # A user's own. The owner hears of the connection first, and of its end then.
-                self.gaplic.contain(error, self, None)
-                self._poller.defer(lambda: self._failed_delivery(None))
+    def _begin_frames(self) -> None:
+        self._frames = deque()
+        try:
+            self._framing = make_framing(self.config.framing, self.config.max_frame)
+        except Exception as error:
+            # A user's own. The owner hears of the connection first, and of its end then.
+            self.gaplic.contain(error, self, None)
+            self._poller.defer(lambda: self._failed_delivery(None))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
@@ -215,9 +214,8 @@ class Securing(Sending):
         kept, self._kept = self._kept, None
         assert self._tls is not None
         self.tx_bytes += self._tls.plain_sent
-        # There may be none any more.
-        self._framing = None
-        self._begin_talk()
+        self._set_direct()
+        self._begin_phase()
         # It is the connection from before: it gets no other lifetime, and its first byte has come.
         self._since, self._rx_before = self._before_upgrade
         self._secured()
@@ -300,6 +298,10 @@ class Securing(Sending):
             self._tx.full = True
         self._wait_for(READ)
         self._before_upgrade = (self._since, self._rx_before)
+        # There may be none any more. Now, since what is sent from here on stands behind it all.
+        self._framing = None
+        if self.config.framing:
+            self._begin_frames()
         self._begin_tls(event.source_of_tls, event.received, unsent)
 
     def ac_drop_plain(self, event: EV_DROP) -> None:
@@ -335,14 +337,13 @@ class Securing(Sending):
     def _plain_rest(self) -> bytes:
         raise NotImplementedError
 
-    def _new_framing(self) -> None:
+    def _begin_frames(self) -> None:
         raise NotImplementedError
 
     def _begin_talk(self) -> None:
         """The connection is ready: nothing stands between its two ends any more."""
         if self.config.framing:
-            self._frames = deque()
-            self._new_framing()
+            self._begin_frames()
         # As `_set_direct`, without the call; what came early is told before anything is received.
         self._direct = self._mask & READ if self._framing is None else 0
         self._begin_phase()
