@@ -8,7 +8,7 @@ client takes it apart. What a client sends with one call is answered with one ca
 from collections.abc import Callable
 
 from ginsfsm import GObj, on, param
-from ginsfsm.c_sock import EV_DROP, EV_FLUSH_OUTPUT_DATA, EV_RX_FRAME, EV_WRITE_OUTPUT_DATA
+from ginsfsm.c_sock import EV_DROP, EV_FLUSH_OUTPUT_DATA, EV_RX_FRAME, EV_WRITE_OUTPUT_DATA, GSock
 from ginsfsm.c_srv_sock import EV_DRAINING, GServerSock
 from ginsfsm.net.framing import FrameError
 
@@ -117,8 +117,11 @@ class Client(GObj):
             answer = b"-ERR wrong number of arguments\r\n"
         else:
             answer = found[2](self, *given)
-        self.send_event(event.source, EV_WRITE_OUTPUT_DATA(answer))
-        self.post_event(event.source, EV_FLUSH_OUTPUT_DATA())
+        gsock = event.source
+        assert isinstance(gsock, GSock)
+        if not gsock.queued:
+            self.post_event(gsock, EV_FLUSH_OUTPUT_DATA())  # once for all that come together
+        self.send_event(gsock, EV_WRITE_OUTPUT_DATA(answer))
 
     def ac_drain(self, event: EV_DRAINING) -> None:
         for gsock in self.children.values():

@@ -23,6 +23,8 @@ def port() -> Iterator[int]:
     with BlockingProgram(
         sys.executable, "-W", "always::ResourceWarning", "-m", "ginsfsm", "run",
         "examples/redis.py:Redis", "--set", "redis.port=0", "--set", "redis.max_command=1000",
+        # A flood of small commands must not fill the queue that all clients share.
+        "--set", "app.max_posted_events=50",
         folder=ROOT, environment=dict(os.environ),
     ) as program:  # fmt: skip
         yield int(program.says(r"^Redis is at 127\.0\.0\.1:(\d+)$")[1])
