@@ -33,6 +33,7 @@ from ginsfsm.c_srv_sock import GServerSock
 from ginsfsm.gconfig import Text
 from ginsfsm.net.framing import FrameError
 from ginsfsm.smachine import NOT_ACCEPTED
+from ginsfsm.sock.receiving import FRAMES_AT_ONCE
 from secure import ROLES, TlsPeer, context_against, options_of, plain_pair, tls_pair
 from sockets import Owner, gaplic, listener, pair, turns, wait_for
 
@@ -379,6 +380,51 @@ class TestInTheMiddle:
 
         run_async(main)
 
+    @both_ends
+    @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+    @pytest.mark.parametrize("poller", sockets.POLLERS)
+    def test_very_many_come_before_the_end(
+        self, poller: str, tls: bool, role: str, run_async: RunAsync
+    ) -> None:
+        count = 3 * FRAMES_AT_ONCE
+        pauses = [1, FRAMES_AT_ONCE, FRAMES_AT_ONCE + 1, 2 * FRAMES_AT_ONCE, count]
+
+        async def main() -> None:
+            make: Any = tls_pair if tls else pair
+            async with make(role, poller, framing="lines") as (_, owner, gsock, peer):
+
+                def pause(event: EV_RX_FRAME) -> None:
+                    if len(frames(owner)) in pauses:
+                        owner.send_event(gsock, EV_PAUSE_RX())
+                        owner.post_event(gsock, EV_RESUME_RX())
+
+                owner.reactions[EV_RX_FRAME] = pause
+                peer.send_now(b"".join(b"%d\n" % number for number in range(count)))
+                peer.end()
+                await wait_for(owner.ended)
+                assert frames(owner) == [b"%d" % number for number in range(count)]
+                assert owner.reason() == "peer"
+                assert owner.kinds()[-1] == "EV_DISCONNECTED"
+
+        run_async(main)
+
+    def test_very_many_do_not_hold_up_the_others(self, run_async: RunAsync) -> None:
+        async def main() -> None:
+            async with gaplic() as app:
+                owner = sockets.make_owner(app)
+                server = app.create_gobj(
+                    "server", GServerSock, app, host="127.0.0.1", subscriber=owner, framing="lines"
+                )
+                with await secure.dial_raw(server) as greedy, await secure.dial_raw(server) as good:
+                    await wait_for(lambda: len(owner.of(EV_CONNECTED)) == 2)
+                    sent = greedy.send_now(b"\n" * 20_000)
+                    good.send_now(b"good\n")
+                    await wait_for(lambda: b"good" in frames(owner))
+                    assert frames(owner).index(b"good") <= 2 * FRAMES_AT_ONCE
+                    await wait_for(lambda: len(frames(owner)) == sent + 1)
+
+        run_async(main)
+
     def test_one_destroyed_while_frames_wait(self, run_async: RunAsync) -> None:
         async def main() -> None:
             async with pair("accepted", framing="lines") as (_, owner, gsock, peer):
@@ -431,6 +477,16 @@ BAD = {
 
 
 class TestBadFrames:
+    def test_behind_very_many_good_ones(self, run_async: RunAsync) -> None:
+        async def main() -> None:
+            async with pair("accepted", framing="lines", max_frame=20) as (_, owner, _gsock, peer):
+                await peer.send(b"\n" * 2 * FRAMES_AT_ONCE + b"x" * 21)
+                await wait_for(owner.ended)
+                assert len(frames(owner)) == 2 * FRAMES_AT_ONCE
+                assert owner.reason() == "frame"
+
+        run_async(main)
+
     @both_ends
     @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
     @pytest.mark.parametrize("framing", BAD)

@@ -32,9 +32,10 @@ close_notify, and we wait for the peer's.
 
 What is told, and when. `EV_CONNECTED`, `EV_RX_DATA`, `EV_RX_FRAME` and `EV_RX_END` are sent from
 the poller's call, and what comes of a handshake (`EV_CONNECTED`, `EV_TLS_STARTED`) with its last
-step. Everything else that the owner hears is deferred to the end of the poller's batch, since it
-may be the effect of the owner's own `EV_SEND_DATA`, `EV_DROP` or `EV_RESUME_RX`: so a loop over
-clients that sends to each is safe, whoever dies in it.
+step. Of very many frames at once the first are; the others come a slice at a time, in turn with
+other connections. Everything else that the owner hears is deferred to the end of the poller's
+batch, since it may be the effect of the owner's own `EV_SEND_DATA`, `EV_DROP` or `EV_RESUME_RX`: so
+a loop over clients that sends to each is safe, whoever dies in it.
 """
 
 from __future__ import annotations
@@ -417,8 +418,8 @@ class GSock(Lasting):
             if self._early:
                 self._poller.defer(self._deliver_early)
             if self._framing is not None and self._frames:
-                self._poller.defer(self._tell_frames_later)
-            if self._tls is not None and self._tls.has_more:
+                self._tell_frames_soon()
+            elif self._tls is not None and self._tls.has_more:
                 self.tls_read_again()
 
     def stays_open(self, event: EV_ENDED) -> bool:

@@ -204,6 +204,7 @@ class SockBase(GObj):
         "_ending",
         "_frame_error",
         "_frames",
+        "_frames_due",
         "_framing",
         "_heard",
         "_in_session",
@@ -282,7 +283,9 @@ class SockBase(GObj):
     """What came with the PROXY header, or of it."""
     _framing: Framing | None
     _frames: deque[bytes]
-    """Frames that the owner does not want yet; only with a framing."""
+    """Frames that the owner has not heard of yet; only with a framing."""
+    _frames_due: bool
+    """Whether the poller will come back to them."""
     _frame_error: FrameError | None
     """What ends the connection when it has those."""
     _since: float

@@ -196,7 +196,7 @@ class Securing(Sending):
         if EV_ENDED not in self._state or not tls.has_more:
             return
         if self._framing is not None and self._frames:
-            # A pause has kept them, and whoever ended it comes back to what stands behind them.
+            # They come first; whoever tells them comes back to what stands behind them.
             return
         try:
             data = tls.pull()
