@@ -32,6 +32,7 @@ from ginsfsm.c_sock import (
 from ginsfsm.c_srv_sock import GServerSock
 from ginsfsm.gconfig import Text
 from ginsfsm.net.framing import FrameError
+from ginsfsm.net.tls_stream import SLICE
 from ginsfsm.smachine import NOT_ACCEPTED
 from ginsfsm.sock.receiving import FRAMES_AT_ONCE
 from secure import ROLES, TlsPeer, context_against, options_of, plain_pair, tls_pair
@@ -623,6 +624,56 @@ class TestOwnSplitter:
 
         run_async(main)
         assert "its own fault" in caplog.text
+
+    @both_ends
+    def test_one_that_raises_at_what_tls_reads_later(
+        self, role: str, run_async: RunAsync, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def main() -> None:
+            async with tls_pair(role, framing=Upper) as (_, owner, _gsock, peer):
+                # More records than are decrypted at once.
+                wire = b"".join(peer.seal(b"one!") for _ in range(2 * SLICE)) + peer.seal(b"?")
+                assert peer.sock.send(wire) == len(wire)
+                await wait_for(owner.ended)
+                assert owner.reason() == "error"
+
+        run_async(main)
+        assert "the framing raised ZeroDivisionError: its own fault" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("answer", "told"),
+        [(None, "None"), (b"ab", "a bytes"), ("ab", "a str"), (5, "an int")],
+    )
+    def test_one_that_splits_into_no_frames(
+        self, answer: object, told: str, run_async: RunAsync, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Wrong(Upper):
+            def split(self, data: bytes) -> Any:
+                return answer
+
+        async def main() -> None:
+            async with pair("accepted", framing=Wrong) as (_, owner, _gsock, peer):
+                await peer.send(b"one!")
+                await wait_for(owner.ended)
+                assert frames(owner) == []
+                assert owner.reason() == "error"
+
+        run_async(main)
+        assert f"Wrong.split returned {told}, expected a list of frames" in caplog.text
+
+    def test_one_that_splits_into_anything_else_with_frames_in_it(
+        self, run_async: RunAsync
+    ) -> None:
+        class Lazy(Upper):
+            def split(self, data: bytes) -> Any:
+                yield from super().split(data)
+
+        async def main() -> None:
+            async with pair("accepted", framing=Lazy) as (_, owner, _gsock, peer):
+                await peer.send(b"one!two!")
+                await wait_for(lambda: frames(owner) == [b"ONE", b"TWO"])
+
+        run_async(main)
 
     @pytest.mark.parametrize("how", ["raises", "returns something else"])
     @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])

@@ -26,7 +26,7 @@ as a peer likes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from struct import Struct
 from typing import Final, Protocol, runtime_checkable
@@ -36,7 +36,14 @@ from ginsfsm.net.cutter import FrameError
 from ginsfsm.net.delimited import Delimited, Lines
 from ginsfsm.net.words import given, kind, nearest
 
-__all__ = ["FrameError", "Framing", "framing_fault", "make_framing", "read_framing"]
+__all__ = [
+    "FrameError",
+    "Framing",
+    "check_frames",
+    "framing_fault",
+    "make_framing",
+    "read_framing",
+]
 
 MAX_DELIMITER: Final = 64
 """Bytes of the longest delimiter: far above any in use, and so few that to look at them again in
@@ -188,6 +195,19 @@ def make_framing(value: object, max_frame: int) -> Framing:
         return Delimited(value, max_frame)
     assert isinstance(value, int)
     return Fixed(value)
+
+
+def check_frames(framing: Framing, found: object) -> None:
+    """See that what a user's own `split` returned can hold frames.
+
+    Raises:
+        TypeError: it is none, or one frame, of which each byte would be taken for one.
+    """
+    if isinstance(found, (bytes, bytearray, memoryview, str)) or not isinstance(found, Iterable):
+        raise TypeError(
+            f"{type(framing).__name__}.split returned {kind(found)}, expected a list of frames, "
+            "which is empty where none is whole"
+        )
 
 
 def _fault_of_own(make: Callable[[int], object], max_frame: int) -> str | None:

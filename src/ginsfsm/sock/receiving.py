@@ -11,7 +11,7 @@ from ginsfsm.life import destroy
 from ginsfsm.logs.fields import about
 from ginsfsm.net.addresses import format_address
 from ginsfsm.net.admission import Refusal
-from ginsfsm.net.framing import FrameError, make_framing
+from ginsfsm.net.framing import FrameError, check_frames, make_framing
 from ginsfsm.net.proxy_header import NotProxyError, ProxyError, parse_proxy_header
 from ginsfsm.net.reason import Reason
 from ginsfsm.poller import READ
@@ -190,10 +190,18 @@ class Receiving(Securing):
             self._tell(EV_RX_DATA(data))
             return
         try:
-            self._frames.extend(framing.split(data))
+            found = framing.split(data)
+            if type(found) is not list:
+                check_frames(framing, found)
+            self._frames.extend(found)
         except FrameError as error:
             self._frames.extend(error.frames)
             self._frame_error = error
+        except Exception as error:
+            # A user's own. Here and not by the poller, which may not have called.
+            self.gaplic.contain(error, self, None, "the framing")
+            self._failed_delivery(None)
+            return
         self._tell_frames()
 
     def _tell_frames(self) -> None:
