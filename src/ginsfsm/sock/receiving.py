@@ -43,6 +43,9 @@ FRAMES_AT_ONCE: Final = 256
 """Frames told before others have their turn. A block of 64 KiB may hold as many frames as bytes:
 what fifty clients send in a blink held up a loop that had no such limit for sixteen seconds."""
 
+# Made once, or each receive would pay for it.
+_AT_ONCE: Final = range(FRAMES_AT_ONCE)
+
 
 class Receiving(Securing):
     """A connection that knows what comes before the first byte, and where frames end."""
@@ -206,7 +209,7 @@ class Receiving(Securing):
 
     def _tell_frames(self) -> None:
         frames = self._frames
-        for _ in range(FRAMES_AT_ONCE):
+        for _ in _AT_ONCE:
             if not frames:
                 break
             # Not while the owner has paused, and no more when it has dropped or upgraded.
