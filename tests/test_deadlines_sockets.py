@@ -35,6 +35,7 @@ from ginsfsm.c_sock import (
 )
 from ginsfsm.c_srv_sock import EV_REFUSED, GServerSock
 from ginsfsm.deadlines import SLICE
+from ginsfsm.sock.receiving import FRAMES_AT_ONCE
 from ginsfsm.testing import ManualClock
 from secure import TlsPeer, client_options, context_against, dial, options_of, server_options
 from servers import Keeper, connect, serve, until
@@ -213,6 +214,32 @@ def test_a_pause_does_not_count(framing: str, run_async: RunAsync) -> None:
             await one.ends_within(6, "idle")
 
     run_async(main())
+
+
+@pytest.mark.parametrize(
+    "limits", [{"idle_timeout": 1.0}, {"idle_timeout": 0.0, "min_rx_rate": 100.0}], ids=str
+)
+def test_frames_that_wait_for_their_turn_are_no_silence(
+    limits: dict[str, float], run_async: RunAsync
+) -> None:
+    async def main() -> None:
+        async with scene(framing="lines", **limits) as one:
+            # The owner takes its time, and others have their turn in between.
+            one.owner.reactions[EV_RX_FRAME] = lambda _: one.clock.jump(0.05)
+            count = 4 * FRAMES_AT_ONCE
+            await one.peer.send(b"\n" * count)
+
+            def all_told() -> bool:
+                one.clock.advance(0.001)
+                return len(one.owner.of(EV_RX_FRAME)) == count
+
+            await wait_for(all_told)
+            assert not one.owner.ended()
+            await one.lives_for(0.5)
+            await one.wait(20)
+            await one.has_ended()
+
+    run_async(main)
 
 
 def test_a_short_pause_counts_as_little_as_a_long_one(run_async: RunAsync) -> None:

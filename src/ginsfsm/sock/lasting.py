@@ -85,7 +85,7 @@ class Lasting(Receiving):
         if self._rx_ended:
             # The peer has said that it says no more.
             return found
-        if not self._mask & READ:
+        if not self._mask & READ or (self._framing is not None and self._frames):
             self._skip_pause(now)
         if config.idle_timeout:
             found = min(found, (self._heard + config.idle_timeout, Reason.IDLE))
@@ -95,13 +95,6 @@ class Lasting(Receiving):
         if config.min_rx_rate:
             found = min(found, (self._rate_deadline(now, config.min_rx_rate), Reason.TIMEOUT))
         return found
-
-    def _skip_pause(self, now: float) -> None:
-        """While the owner has paused receiving, silence is no fault of the peer: nothing counts."""
-        paused = now - self._paused_at
-        self._paused_at = now
-        self._heard += paused
-        self._rate_since += paused
 
     def _rate_deadline(self, now: float, rate: float) -> float:
         """When the window ends; a window in which enough came makes room for the next."""

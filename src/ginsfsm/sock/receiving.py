@@ -228,16 +228,27 @@ class Receiving(Securing):
     def _tell_frames_soon(self) -> None:
         if not self._frames_due:
             self._frames_due = True
+            # Nothing is received meanwhile, which is no silence of the peer.
+            self._paused_at = max(self._paused_at, self._heard)
             self._poller.defer_costly(self._go_on_with_frames)
 
     def _go_on_with_frames(self) -> None:
         self._frames_due = False
         if self.destroyed or not self._frames:
             return
+        self._skip_pause(self.gaplic.time())
         self._tell_frames()
+        self._skip_pause(self.gaplic.time())
         if not self._frames and self._tls is not None and self._tls.has_more:
             # That has waited for them, see `_read_again`.
             self.tls_read_again()
+
+    def _skip_pause(self, now: float) -> None:
+        """While nothing is received, silence is no fault of the peer: nothing counts."""
+        paused = now - self._paused_at
+        self._paused_at = now
+        self._heard += paused
+        self._rate_since += paused
 
     def ac_send_frame(self, event: EV_SEND_FRAME) -> bool | NotAccepted:
         return self.ac_send(EV_SEND_DATA(self._wrapped(event)))
