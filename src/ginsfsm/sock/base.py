@@ -485,6 +485,8 @@ class SockBase(GObj):
                 )  # fmt: skip
         sock.close()
         self._sock = None
+        if self._framing is not None:
+            self._frames.clear()
         if self._kept is not None and self._tls is not None:
             # Of an upgrade that did not come to its end.
             self.tx_bytes += self._tls.plain_sent
