@@ -807,6 +807,26 @@ class TestTls:
         run_async(main)
 
     @both_ends
+    def test_a_drop_while_frames_wait_finds_the_end_behind_them(
+        self, role: str, run_async: RunAsync
+    ) -> None:
+        async def main() -> None:
+            async with tls_pair(role, framing="lines", close_timeout=0.0) as (
+                _, owner, gsock, peer,
+            ):  # fmt: skip
+                at_frame(owner, 1, lambda one: owner.send_event(one, EV_PAUSE_RX()))
+                # More records than are decrypted at once, and nothing comes after them.
+                wire = b"".join(peer.seal(b"x\n") for _ in range(2 * SLICE)) + peer.goodbye()
+                assert peer.sock.send(wire) == len(wire)
+                await wait_for(lambda: frames(owner))
+                owner.tell(gsock, EV_DROP())
+                await wait_for(owner.ended)
+                assert frames(owner) == [b"x"]
+                assert owner.reason() == "local"
+
+        run_async(main)
+
+    @both_ends
     def test_a_new_beginning_with_start_tls(self, role: str, run_async: RunAsync) -> None:
         async def main() -> None:
             async with plain_pair(role, framing="lines") as (_, owner, gsock, raw):

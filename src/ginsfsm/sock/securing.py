@@ -195,7 +195,8 @@ class Securing(Sending):
             return
         if EV_ENDED not in self._state or not tls.has_more:
             return
-        if self._framing is not None and self._frames:
+        connected = self._state.name == "ST_CONNECTED"
+        if connected and self._framing is not None and self._frames:
             # They come first; whoever tells them comes back to what stands behind them.
             return
         try:
@@ -207,7 +208,7 @@ class Securing(Sending):
             return
         if not data:
             self.send_event(self, EV_ENDED(self._end_reason()))
-        elif self.state == "ST_CONNECTED":
+        elif connected:
             self.deliver(data)
 
     def ac_upgraded(self, _event: EV_SECURED) -> None:
