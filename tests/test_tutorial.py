@@ -1,5 +1,5 @@
 """The tutorial, followed word by word: its files are written, its commands run. So are those of the
-page of commands, and of the pages on operation.
+page of commands, of the pages on operation and of the README.
 
 What a `console` block shows below a command is what the command has to say, `...` stands for
 anything. In a conversation (nc, openssl) it is what is typed and what comes back.
@@ -32,9 +32,10 @@ BLOCK = re.compile(r"^```(python|console|sh|text|toml)\n(.*?)^```$", re.MULTILIN
 
 NOT_RUN = {
     # The environment of this run is what they make.
-    "python3 -m venv .venv",
-    ". .venv/bin/activate",
+    "python3 -m venv ~/notes/.venv",
+    ". ~/notes/.venv/bin/activate",
     "pip install . pytest",
+    "cd ~/notes",
 }
 
 PLUGIN = any(one.name == "ginsfsm" for one in entry_points(group="pytest11"))
@@ -153,13 +154,19 @@ def test_what_the_tutorial_says_is_so(reader: Reader) -> None:
 
 @pytest.mark.parametrize(
     ("page", "count"),
-    [("reference/commands", 8), ("operation", 1), ("workers", 1), ("metrics", 1)],
+    [
+        ("docs/reference/commands", 8),
+        ("docs/operation", 1),
+        ("docs/workers", 1),
+        ("docs/metrics", 1),
+        ("README", 1),
+    ],
 )
 def test_the_commands_of_a_page_run(page: str, count: int, reader: Reader) -> None:
     (reader.folder / "echo.py").write_text((ROOT / "examples" / "echo.py").read_text())
     (settings,) = [one[2] for one in BLOCK.finditer(COMMANDS) if one[1] == "toml"]
     (reader.folder / "echo.toml").write_text(settings.replace("port = 7001", "port = 0"))
-    text = (ROOT / "docs" / f"{page}.md").read_text()
+    text = (ROOT / f"{page}.md").read_text()
     blocks = [one[2] for one in BLOCK.finditer(text) if one[1] == "sh"]
     commands = [line for one in blocks for line in one.splitlines() if line.startswith("ginsfsm ")]
     assert len(commands) == count
