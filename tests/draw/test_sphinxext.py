@@ -328,6 +328,9 @@ def test_the_drawings_are_a_part_of_the_page_and_link_to_it(project: Project) ->
     # The colours are the page's, but for those who cannot read variables.
     assert set(re.findall(r'(?:fill|stroke)="(#[0-9a-f]{6})"', machine)) == set()
     assert "var(--fsm-ink, #" in machine
+    # Sphinx's script that marks what a search has found ends at a title in a picture, unless told.
+    titles = {tag for one in pictures for tag in re.findall(r"<title\b[^>]*>", one)}
+    assert titles == {'<title class="nohighlight">'}
     (alone,) = out.glob("_images/doors.Door-machine.svg")
     assert "var(" not in alone.read_text()
     assert (out / "_static" / "ginsfsm.css").read_text().count(".fsm-picture")

@@ -101,6 +101,9 @@ def _for_page(svg: str, places: Mapping[str, str]) -> str:
     svg = svg[svg.index("<svg") :]
     # Two drawings on a page must not have anchors of one name.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    # The script of Sphinx that marks the words of a search asks what it marks for its place. A
+    # title has none; the script would end there and mark nothing more.
+    svg = svg.replace("<title>", '<title class="nohighlight">')
     return _TEXT.sub(link, _COLOUR.sub(colour, _SIZE.sub(size, svg, count=1)))
 
 
