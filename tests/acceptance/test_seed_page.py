@@ -484,6 +484,20 @@ def test_the_name_says_which_server(keeper: Keeper, run_async: RunAsync) -> None
     run_async(main)
 
 
+def test_a_server_without_a_name_has_one_all_the_same(keeper: Keeper, run_async: RunAsync) -> None:
+    """If the server gobj has name, the name of client gobj will be: 'server-name.clisrv_#'."""
+    server = keeper.create_gobj(None, GServerSock, keeper, host="127.0.0.1")
+
+    async def main() -> None:
+        async with keeper.gaplic:
+            with connect(server):
+                await until(lambda: keeper.gsocks)
+                assert server.name
+                assert keeper.gsocks[0].name == f"{server.name}.clisrv_1"
+
+    run_async(main)
+
+
 def test_start_up_subscribes_all_events_to_the_parent(app: GAplic, keeper: Keeper) -> None:
     """start_up(): Initialization zone. Subscribe all events to parent if subscriber is None."""
     other = app.create_gobj("other", Keeper, app)
