@@ -321,6 +321,23 @@ class ForgetsBesideRest(GObj):
     }
 
 
+class ForgetsTheEnd(GObj):
+    machine = {
+        "ST_REST": [on(EV_D, None, "ST_ONE")],
+        "ST_ONE": [on(EV_A, None, "ST_TWO"), on(EV_B, None), on(EV_C, None, "ST_REST")],
+        "ST_TWO": [on(EV_A, None, "ST_THREE"), on(EV_B, None), on(EV_C, None, "ST_REST")],
+        "ST_THREE": [on(EV_A, None, "ST_ONE"), on(EV_B, None)],  # ForgetsTheEnd has forgotten
+    }
+
+
+class EndsOnce(GObj):
+    machine = {
+        "ST_REST": [on(EV_D, None, "ST_ONE")],
+        "ST_ONE": [on(EV_A, None, "ST_TWO"), on(EV_B, None), on(EV_C, None, "ST_REST")],
+        "ST_TWO": [on(EV_A, None, "ST_ONE"), on(EV_B, None)],
+    }
+
+
 class TestForgottenEvent:
     def test_one_state_of_three(self) -> None:
         found = list(forgotten_event(Forgets, never_by_itself))
@@ -346,6 +363,15 @@ class TestForgottenEvent:
 
     def test_a_state_of_another_kind_ends_the_search(self) -> None:
         assert codes(forgotten_event(ForgetsBesideRest, always_by_itself)) == []
+
+    def test_but_not_for_the_event_that_ends_all_the_others(self) -> None:
+        found = list(forgotten_event(ForgetsTheEnd, never_by_itself))
+        assert codes(found) == ["forgotten-event"]
+        assert found[0].line == line_of("# ForgetsTheEnd has forgotten")
+        assert "ST_THREE has no row for EV_C, which ST_ONE and ST_TWO take;" in found[0].text
+
+    def test_what_ends_one_other_may_be_meant_for_that_one(self) -> None:
+        assert codes(forgotten_event(EndsOnce, always_by_itself)) == []
 
     def test_a_door_that_is_shut_is_meant(self) -> None:
         assert codes(forgotten_event(ShutDoor, always_by_itself)) == []

@@ -105,28 +105,35 @@ def _is_end(call: ast.Call, own: str) -> bool:
 def forgotten_event(
     cls: type[GObj], comes_by_itself: Callable[[type[Event]], bool]
 ) -> Iterator[Finding]:
-    """An event that all other states take, where all of them are siblings of this one.
+    """An event that all siblings of a state take, and it does not.
 
     Siblings have most of their events in common. Two of them must agree, or one where the event
     is another gobj's output event, which does not ask for the state. One state of another kind
     (at rest, closed) ends the search: it mostly means that the states are steps of a way, and
-    that each leaves out what cannot come there.
+    that each leaves out what cannot come there. But not for an event by which every sibling goes
+    to such a state: that is how all of them end.
     """
     states = cls.compiled.states
     for name, state in states.items():
         own = set(state)
-        others = [one for other, one in states.items() if other != name]
-        missing = {
-            event: [one.name for one in others if event in one]
-            for one in others
-            for event in one
+        siblings = [
+            one for other, one in states.items() if other != name and _are_siblings(own, set(one))
+        ]
+        family = {name, *(one.name for one in siblings)}
+        for event in dict.fromkeys(event for one in siblings for event in one):
             # Without a row for EV_CONNECTED a state takes no connections, and that is meant.
-            if event not in own and event is not EV_CONNECTED
-        }
-        for event, taken_in in missing.items():
-            if len(taken_in) < len(others) or len(others) < (1 if comes_by_itself(event) else 2):
+            if event in own or event is EV_CONNECTED:
                 continue
-            if all(_are_siblings(own, set(one)) for one in others):
+            if not all(event in one for one in siblings):
+                continue
+            if len(family) == len(states):
+                enough = 1 if comes_by_itself(event) else 2
+            elif all(_leaves(one, event, family) for one in siblings):
+                enough = 2
+            else:
+                continue
+            if len(siblings) >= enough:
+                taken_in = [one.name for one in siblings]
                 yield _at_state(
                     cls,
                     name,
@@ -135,6 +142,14 @@ def forgotten_event(
                     f"take{'s' if len(taken_in) == 1 else ''}; "
                     f"add one, on({event.__name__}, None) if it does not matter there",
                 )
+
+
+def _leaves(state: State, event: type[Event], family: set[str]) -> bool:
+    """Whether an event leads from a state to others, and to none of a family."""
+    ways = {
+        way for row in state.rows if row.kind == "on" and row.event is event for way in targets(row)
+    }
+    return bool(ways) and ways.isdisjoint(family)
 
 
 def _are_siblings(one: set[type[Event]], other: set[type[Event]]) -> bool:
