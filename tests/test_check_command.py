@@ -268,6 +268,45 @@ class TestPackage:
         # A single file does not know who else there is.
         assert check(tmp_path, "app/bell.py", "app/house.py").returncode == 0
 
+    def test_an_output_of_a_base_whose_heir_is_made(self, tmp_path: Path) -> None:
+        write_app(
+            tmp_path,
+            bell="""
+                from ginsfsm import Event, GObj, on
+
+
+                class EV_PUSH(Event):
+                    pass
+
+
+                class EV_RING(Event):
+                    pass
+
+
+                class Bell(GObj):
+                    outputs = [EV_RING]
+
+                    def ac_push(self, event: EV_PUSH) -> None:
+                        self.broadcast_event(EV_RING())
+
+                    machine = {"ST_IDLE": [on(EV_PUSH, ac_push)]}
+
+
+                class LoudBell(Bell):
+                    pass
+
+
+                class House(GObj):
+                    def start_up(self) -> None:
+                        self.create_gobj("bell", LoudBell, self)
+            """,
+        )
+        done = check(tmp_path, "app")
+        assert done.stdout == (
+            "app/bell.py:13: unheard-output: Bell: no gclass has a row for EV_RING, neither House, "
+            "which makes a Bell, nor another; add one, or take it out of outputs\n"
+        )
+
     def test_a_package_that_cannot_be_imported_at_all(self, tmp_path: Path) -> None:
         write_app(tmp_path, door=GOOD)
         (tmp_path / "app" / "__init__.py").write_text("import json\n\njson.loads('{')\n")

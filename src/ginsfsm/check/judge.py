@@ -66,7 +66,7 @@ def _of_usage(cls: type[GObj], collection: Collection) -> Iterator[Finding]:
     makers = [
         one
         for one in collection.gclasses
-        if any(child.gclass is cls for child in source_of(one).children)
+        if any(issubclass(child.gclass, cls) for child in source_of(one).children)
     ]
     yield from unheard_output(cls, makers, collection.everybody())
     yield from unsent_output(cls, collection.files)

@@ -31,7 +31,7 @@ def unheard_output(
 
     Args:
         cls: the gclass.
-        makers: the gclasses that make it.
+        makers: the gclasses that make it, or one that derives from it.
         everybody: every gclass that is loaded.
     """
     if not makers:

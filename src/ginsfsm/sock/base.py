@@ -64,6 +64,7 @@ OF_FRAMES: Final = frozenset({"framing", "max_frame"})
 """Parameters that are settled when the bytes begin that become frames."""
 
 
+# ginsfsm: ignore[unheard-output]: who uses the library has the rows
 class SockBase(GObj):
     """A descriptor that the poller watches, and the end of it.
 
