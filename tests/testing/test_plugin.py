@@ -316,6 +316,36 @@ def test_drawn_with_the_rows_that_never_fired_dashed(folder: Path) -> None:
     assert "stroke-dasharray" not in (folder / "whole" / "door.lock.Lock.svg").read_text()
 
 
+def test_a_table_that_takes_rows_of_another_is_drawn_with_all_of_them(folder: Path) -> None:
+    """Those rows are marked as the gclass that wrote them has them; where nobody counts, not."""
+    with (folder / "door" / "lock.py").open("a") as file:
+        file.write(
+            """
+class Double(Lock):
+    machine = {
+        "ST_LOCKED": [*Lock.machine["ST_LOCKED"]],
+        "ST_UNLOCKED": [*Lock.machine["ST_UNLOCKED"], on(EV_COIN, None)],
+    }
+"""
+        )
+    drawn = ["--fsm-cov-report=mermaid:drawn", "test_lock.py"]
+    done = run(folder, "--fsm-cov=door.lock", *drawn)
+    assert report(done) == ["mermaid written to drawn"]
+    picture = folder / "drawn" / "door.lock.Double.mmd"
+    assert [line.strip() for line in picture.read_text().splitlines()[4:]] == [
+        "s0 : EV_PUSH",
+        "s1 : enter / opened",
+        "s1 : EV_COIN (never fired)",
+        "s0 --> s1 : EV_COIN",
+        "s1 --> s0 : EV_PUSH (never fired)<br/>after 10 s (never fired)",
+    ]
+    done = run(folder, "--fsm-cov=door.lock:Double", *drawn)
+    assert report(done) == ["mermaid written to drawn"]
+    assert [line.strip() for line in picture.read_text().splitlines() if "never" in line] == [
+        "s1 : EV_COIN (never fired)"
+    ]
+
+
 def test_a_report_that_cannot_be_written_fails_the_run(folder: Path) -> None:
     (folder / "taken").write_text("a file")
     done = run(folder, "--fsm-cov=door", "--fsm-cov-report=json:taken/rows.json", "test_lock.py")

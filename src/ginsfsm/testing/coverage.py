@@ -40,7 +40,7 @@ from ginsfsm.row import Row
 from ginsfsm.smachine import State, Witness
 from ginsfsm.testing.coverage_target import Target
 
-__all__ = ["ENVIRONMENT", "Coverage", "TableRow", "record_process"]
+__all__ = ["ENVIRONMENT", "Coverage", "TableRow", "owner_of", "record_process"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -129,7 +129,7 @@ class Coverage:
     def _witness(self, cls: type[GObj], state: State, row: Row, run: F, /) -> F:
         if self._outer is not None:
             run = self._outer(cls, state, row, run)
-        owner = _owner(cls, state, row)
+        owner = owner_of(cls, state, row)
         if not self._wants(owner):
             return run
         rows = state.rows if owner is cls else owner.compiled.states[state.name].rows
@@ -251,7 +251,7 @@ def _write(coverage: Coverage, folder: Path) -> None:
         part.rename(part.with_suffix(".json"))
 
 
-def _owner(cls: type[GObj], state: State, row: Row) -> type[GObj]:
+def owner_of(cls: type[GObj], state: State, row: Row) -> type[GObj]:
     """The gclass whose table the row was written for: the first that had it in this state."""
     for base in reversed(cls.__mro__):
         # Not the attribute: a class that is being made inherits its base's.

@@ -7,17 +7,21 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from ginsfsm.draw import draw
 from ginsfsm.folder import short_path
 from ginsfsm.gobj import GObj, _gclasses
-from ginsfsm.testing.coverage import TableRow
+from ginsfsm.row import Row
+from ginsfsm.testing.coverage import TableRow, owner_of
 
 __all__ = ["Report", "Table", "percent"]
 
 SUFFIXES: Final = {"mermaid": "mmd", "svg": "svg"}
 """The formats of the drawings, and how their files end."""
+
+_Key: TypeAlias = tuple[str, str, str, int, int]
+"""Whose row it is, its state, file, line and number: the same in every process."""
 
 
 class Table(NamedTuple):
@@ -46,6 +50,10 @@ class Report:
             Table(gclass, dict(sorted(by_gclass[gclass].items(), key=_place)))
             for gclass in sorted(by_gclass)
         ]
+        self._fired = {
+            (f"{row.module}:{row.gclass}", row.state, row.file, row.line, row.number): fired
+            for row, fired in rows.items()
+        }
         self.rows = len(rows)
         self.fired = sum(rows.values())
         self.percent = percent(self.fired, self.rows)
@@ -113,11 +121,11 @@ class Report:
             if gclass is None:
                 yield f"{table.gclass} is not drawn: it was made by a function, in another process"
                 continue
-            states = gclass.compiled.states
             fired = {
-                (row.state, states[row.state].rows[row.number])
-                for row, has_fired in table.rows.items()
-                if has_fired
+                (state, row)
+                for key, state, row in _places(gclass)
+                # A row of a base that nobody counts has no mark.
+                if self._fired.get(key, True)
             }
             name = re.sub(r"[^\w.-]+", "-", table.gclass.replace(":", "."))
             file = folder / f"{name}.{SUFFIXES[kind]}"
@@ -154,9 +162,16 @@ def _find(table: Table) -> type[GObj] | None:
 
 def _has(gclass: type[GObj], table: Table) -> bool:
     """Whether it is this one, and no namesake that another test has made."""
-    places = {
-        (state.name, number, row.file, row.line)
-        for state in gclass.compiled.states.values()
-        for number, row in enumerate(state.rows)
-    }
-    return places == {(row.state, row.number, row.file, row.line) for row in table.rows}
+    own = {key for key, _, _ in _places(gclass) if key[0] == table.gclass}
+    return own == {(table.gclass, row.state, row.file, row.line, row.number) for row in table.rows}
+
+
+def _places(gclass: type[GObj]) -> Iterator[tuple[_Key, str, Row]]:
+    """The rows of a machine with their states, and of each by what a report knows it."""
+    for state in gclass.compiled.states.values():
+        for row in state.rows:
+            owner = owner_of(gclass, state, row)
+            rows = owner.compiled.states[state.name].rows
+            number = next(number for number, one in enumerate(rows) if one is row)
+            named = f"{owner.__module__}:{owner.__qualname__}"
+            yield (named, state.name, row.file, row.line, number), state.name, row
