@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ginsfsm.draw.graphviz import find_dot
 from pages import Page
 
 pytest.importorskip("sphinx")
@@ -316,8 +317,6 @@ def test_everything_is_in_the_index_and_in_the_inventory(project: Project) -> No
 
 def test_the_drawings_are_a_part_of_the_page_and_link_to_it(project: Project) -> None:
     door, _, out = project
-    from ginsfsm.draw.graphviz import find_dot
-
     if find_dot() is None:
         pytest.skip("needs Graphviz")
     pictures = re.findall(r"<svg.*?</svg>", door.html, re.DOTALL)
@@ -450,6 +449,37 @@ def test_an_event_that_comes_in_and_goes_out_is_told_once(tmp_path: Path) -> Non
     assert page.text.count("A knock.") == 1
     assert page.ids.count("walls.Room.Wall.Ping") == 1
     assert "the same event as above" in page.text
+
+
+def test_a_state_may_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / "words.py").write_text(
+        textwrap.dedent("""
+            from ginsfsm import Event, GObj, on
+
+
+            class EV_GO(Event):
+                pass
+
+
+            class Words(GObj):
+                machine = {
+                    'ST "waiting" for <coin>': [on(EV_GO, None, "ST-OPEN")],
+                    "ST-OPEN": [on(EV_GO, None, 'ST "waiting" for <coin>')],
+                }
+        """)
+    )
+    out, said = build(tmp_path, {"index.rst": "Words\n=====\n\n.. gclass:: words.Words\n"})
+    assert said == ""
+    page = Page(out / "index.html")
+    places = {"words.Words.ST-waiting-for-coin-", "words.Words.ST-OPEN"}
+    assert places <= set(page.ids)
+    assert page.links['ST "waiting" for <coin>'] == "#words.Words.ST-waiting-for-coin-"
+    assert page.links["ST-OPEN"] == "#words.Words.ST-OPEN"
+    index = (out / "genindex.html").read_text()
+    for place in places:
+        assert f'href="index.html#{place}"' in index
+        if find_dot() is not None:
+            assert f'<a href="#{place}"><text' in page.html
 
 
 def test_a_link_to_nothing_is_a_warning_and_an_ambiguous_one_too(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ which no link leads.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["GclassDirective"]
 
 logger: Final = logging.getLogger(__name__)
+
+_NO_ANCHOR: Final = re.compile(r"[^\w-]+")
 
 
 class NoGclassError(Exception):
@@ -122,7 +125,7 @@ class GclassDirective(SphinxDirective):
 
     def _place(self, kind: str, name: str, full_name: str, *, home: bool = True) -> str:
         """The anchor of something; and it is known to the domain, and stands in the index."""
-        node_id = self.docs.full_name if kind == "gclass" else f"{self.docs.full_name}.{name}"
+        node_id = self.docs.full_name if kind == "gclass" else self._anchor(name)
         self.places[name] = node_id
         if "no-index" in self.options:
             return node_id
@@ -134,6 +137,10 @@ class GclassDirective(SphinxDirective):
             )  # fmt: skip
         self.domain.note(kind, full_name, node_id, home=home)
         return node_id
+
+    def _anchor(self, name: str) -> str:
+        # The name of a state may be any text, and an anchor has no space and no quotes.
+        return f"{self.docs.full_name}.{_NO_ANCHOR.sub('-', name)}"
 
     def _index(self, kind: str, name: str, node_id: str) -> addnodes.index:
         if "no-index" in self.options:
@@ -269,7 +276,7 @@ class GclassDirective(SphinxDirective):
     def _local(self, kind: str, name: str) -> Node:
         """A link to something on this page, which may have no place in the domain of its own."""
         link = nodes.reference("", "", code(name), internal=True)
-        link["refid"] = f"{self.docs.full_name}.{name}"
+        link["refid"] = self._anchor(name)
         link["classes"] = ["fsm-link", kind]
         return link
 

@@ -86,8 +86,10 @@ def _for_page(svg: str, places: Mapping[str, str]) -> str:
     """
 
     def link(found: re.Match[str]) -> str:
-        words = re.findall(r"\w+", html.unescape(found[1]))
-        place = next((places[word] for word in words if word in places), None)
+        text = html.unescape(found[1])
+        # The name of a state may be several words.
+        names = [text.strip(), *re.findall(r"\w+", text)]
+        place = next((places[name] for name in names if name in places), None)
         return found[0] if place is None else f'<a href="#{html.escape(place)}">{found[0]}</a>'
 
     def colour(found: re.Match[str]) -> str:
