@@ -319,3 +319,46 @@ def test_names_longer_than_a_line_are_broken() -> None:
     joined = re.sub(r"[│\s]", "", text)
     assert "EV_" + "Y" * 100 in joined
     assert "ac_" + "Z" * 100 in joined
+
+
+def test_letters_of_two_columns_leave_the_picture_straight() -> None:
+    coin, wide = event("EV_投币"), event("EV_" + "门" * 45)
+
+    class Gate(GObj):
+        machine = {
+            "ST_关闭": [on(coin, named("ac_开门"), "ST_打开", when=named("是否足够"))],
+            "ST_打开": [on(coin, None), on(event("EV_PUSH"), None, "ST_关闭")],
+        }
+
+    class Wider(GObj):
+        machine = {
+            "ST_A": [on(wide, None, "门" * 45)],
+            "门" * 45: [on(wide, named("a" + "门" * 45), "x" + "门" * 45)],
+            "x" + "门" * 45: [on(wide, None, "ST_A")],
+        }
+
+    assert (
+        draw(Gate, "text")
+        == """\
+Gate
+
+  ●
+┌─▼ ST_关闭 ─────────────────────────────────┐◀───┐
+│ EV_投币  [是否足够]  / ac_开门   ▶ ST_打开 │──┐ │
+└────────────────────────────────────────────┘  │ │
+┌── ST_打开 ─────────────────────────────────┐◀─┘ │
+│ EV_投币                                    │    │
+│ EV_PUSH                          ▶ ST_关闭 │────┘
+└────────────────────────────────────────────┘
+"""
+    )
+    for view in VIEWS:
+        for gclass in (Gate, Wider):
+            lines = draw(gclass, "text", view=view).splitlines()
+            assert max(map(columns, lines)) <= 80
+            straight = in_ascii("\n".join(lines)).splitlines()
+            assert list(map(columns, lines)) == list(map(len, straight))
+
+
+def columns(line: str) -> int:
+    return sum(2 if "\u2e80" <= one <= "\uffdc" else 1 for one in line)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+from unicodedata import east_asian_width
 
 from ginsfsm.draw.diagram import NEVER, Box, Diagram, Line, printable, summary
 from ginsfsm.draw.interface import Interface, Message
@@ -27,10 +28,44 @@ INDENT: Final = 4
 
 _ASCII: Final = str.maketrans("┌┐└┘├┤┬┴┼─│◀▶▼●", "+++++++++-|<>v*")
 
+_FILLER: Final = "\uffff"
+"""Follows a letter that takes two columns while lines are laid out, so that `len` counts columns.
+It is no character, and no text has it."""
+
 
 def in_ascii(text: str) -> str:
     """The picture for a terminal that has only ASCII."""
-    return text.translate(_ASCII).encode("ascii", "replace").decode()
+    return _by_columns(text).translate(_ASCII).encode("ascii", "replace").decode()
+
+
+def _by_columns(text: str) -> str:
+    if text.isascii():
+        return text
+    return "".join(one + _FILLER if east_asian_width(one) in "WF" else one for one in text)
+
+
+def _wrapped(text: str, width: int = WIDTH, first: str = "", others: str = "") -> list[str]:
+    """The text in lines that are no wider, with what each of them begins with."""
+    padded = _by_columns(text.replace(_FILLER, ""))
+    # A letter of two columns may come to stand across the end of a line, and belongs to it then.
+    room = width - (_FILLER in padded)
+    lines = textwrap.wrap(padded, room, initial_indent=first, subsequent_indent=others)
+    return [_by_columns(line.replace(_FILLER, "")) for line in lines]
+
+
+def _cut(text: str, width: int) -> str:
+    return text[: width - (text[width : width + 1] == _FILLER)]
+
+
+def _laid_out(line: Line) -> Line:
+    return replace(
+        line,
+        trigger=_by_columns(line.trigger),
+        guard=_by_columns(line.guard),
+        action=_by_columns(line.action),
+        target=None if line.target is None else _by_columns(line.target),
+        may=tuple(map(_by_columns, line.may)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +81,13 @@ _Layout = Callable[[Line, int], list[_Cell]]
 
 def machine(diagram: Diagram) -> str:
     """The machine, one box under the other."""
+    diagram = replace(
+        diagram,
+        states=tuple(
+            replace(box, name=_by_columns(box.name), rows=tuple(map(_laid_out, box.rows)))
+            for box in diagram.states
+        ),
+    )
     targets = {arrow.target for arrow in diagram.arrows}
     columns = _Columns(diagram)
     room = WIDTH - 2 - 2 * len(targets) if 0 < len(targets) <= MOST_RAILS else 0
@@ -96,7 +138,7 @@ def _cells(line: Line, words: str) -> list[_Cell]:
 
 
 def _broken(cell: _Cell, width: int) -> Iterator[_Cell]:
-    parts = textwrap.wrap(cell.words, width, subsequent_indent=" " * INDENT)
+    parts = _wrapped(cell.words, width, others=" " * INDENT)
     yield from (_Cell(part, None) for part in parts[:-1])
     if len(parts[-1]) + _arrow_length(cell) <= width:
         yield _Cell(parts[-1], cell.target)
@@ -141,7 +183,7 @@ def _picture(diagram: Diagram, layout: _Layout, width: int, rails: bool) -> str:
 
 
 def _top(box: Box, width: int) -> str:
-    name = box.name if len(box.name) <= width - 6 else f"{box.name[: width - 9]}..."
+    name = box.name if len(box.name) <= width - 6 else f"{_cut(box.name, width - 9)}..."
     # The mark of the initial state leads into its box.
     left = "┌─▼" if box.initial else "┌──"
     return f"{left} {name} ".ljust(width - 1, "─") + "┐"
@@ -152,25 +194,26 @@ def _inside(cell: _Cell, width: int) -> str:
         return cell.words.ljust(width)
     room = width - len(cell.target) - 3
     if room < 0:
-        return f"▶ {cell.target}"[: width - 3].ljust(width - 3) + "..."
+        return _cut(f"▶ {cell.target}", width - 3).ljust(width - 3) + "..."
     return f"{cell.words.ljust(room)} ▶ {cell.target}"
 
 
 def _heading(diagram: Diagram) -> list[str]:
     says = summary(diagram.gclass)
     text = f"{diagram.name}: {says}" if says else diagram.name
-    return [*textwrap.wrap(text, WIDTH), ""]
+    return [*_wrapped(text), ""]
 
 
 def interface(of: Interface) -> str:
     """The gclass as a box, its input events on the left, its output events on the right."""
+    name = _by_columns(of.name)
     for word in ("signature", "name"):
-        inputs: list[str] = [getattr(one, word) for one in of.inputs]
-        outputs: list[str] = [getattr(one, word) for one in of.outputs]
+        inputs = [_by_columns(getattr(one, word)) for one in of.inputs]
+        outputs = [_by_columns(getattr(one, word)) for one in of.outputs]
         left = max(map(len, inputs), default=0)
         right = max(map(len, outputs), default=0)
-        if left + right + len(of.name) + 14 <= WIDTH:
-            return _box_between(of.name, inputs, outputs, left)
+        if left + right + len(name) + 14 <= WIDTH:
+            return _box_between(name, inputs, outputs, left)
     return _listed(of)
 
 
@@ -204,9 +247,7 @@ def _listed(of: Interface) -> str:
 
 def _signatures(arrow: str, messages: Sequence[Message]) -> Iterator[str]:
     for one in messages:
-        yield from textwrap.wrap(
-            one.signature, WIDTH, initial_indent=f"  {arrow}", subsequent_indent=" " * 10
-        )
+        yield from _wrapped(one.signature, first=f"  {arrow}", others=" " * 10)
 
 
 def tree(root: Node) -> str:
@@ -215,18 +256,13 @@ def tree(root: Node) -> str:
 
 
 def _tree(node: Node, first: str, others: str) -> Iterator[str]:
-    words = f"{node.name}  {node.gclass}" if node.name else node.gclass
+    words = _by_columns(f"{node.name}  {node.gclass}" if node.name else node.gclass)
     notes = f"  ({', '.join(node.notes)})" if node.notes else ""
     if len(first + words + notes) <= WIDTH:
         yield f"{first}{words}{notes}"
     else:
-        yield f"{first}{words}"[:WIDTH]
-        yield from textwrap.wrap(
-            notes.strip(),
-            WIDTH,
-            initial_indent=f"{others}    ",
-            subsequent_indent=f"{others}    ",
-        )
+        yield _cut(f"{first}{words}", WIDTH)
+        yield from _wrapped(notes.strip(), first=f"{others}    ", others=f"{others}    ")
     for child in node.children:
         last = child is node.children[-1]
         yield from _tree(
@@ -238,4 +274,4 @@ def _tree(node: Node, first: str, others: str) -> Iterator[str]:
 
 def _joined(lines: Iterable[str]) -> str:
     """The lines, without what a terminal would take for a command or for the end of a line."""
-    return "".join(f"{printable(line)}\n" for line in lines)
+    return "".join(f"{printable(line.replace(_FILLER, ''))}\n" for line in lines)
