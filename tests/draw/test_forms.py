@@ -321,6 +321,18 @@ def test_names_longer_than_a_line_are_broken() -> None:
     assert "ac_" + "Z" * 100 in joined
 
 
+def test_an_action_stays_with_its_stroke() -> None:
+    guard, action = "is_" + "g" * 40, "ac_" + "z" * 40
+
+    class Long(GObj):
+        machine = {"ST_A": [on(event("EV_GO"), named(action), when=named(guard))]}
+
+    assert [line.strip("│ ") for line in draw(Long, "text").splitlines()[4:-1]] == [
+        f"EV_GO [{guard}]",
+        f"/ {action}",
+    ]
+
+
 def test_letters_of_two_columns_leave_the_picture_straight() -> None:
     coin, wide = event("EV_投币"), event("EV_" + "门" * 45)
 

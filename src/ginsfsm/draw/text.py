@@ -128,7 +128,8 @@ def _guard(line: Line) -> str:
 
 
 def _action(line: Line) -> str:
-    words = f"/ {line.action}" if line.action else ""
+    # No line ends with the stroke; `printable` makes a space of this one.
+    words = f"/\u00a0{line.action}" if line.action else ""
     return f"{words} ({NEVER})".lstrip() if line.never_fired else words
 
 
