@@ -100,8 +100,8 @@ def _format_of(file: Path | None) -> str:
     form = ENDINGS.get(file.suffix.lower())
     if form is None:
         raise MisuseError(
-            f"-o {file}: its ending says no format{nearest(file.suffix, ENDINGS)}; "
-            "or say it with --format"
+            f"-o {file}: its ending says no format, and there is no --format"
+            f"{nearest(file.suffix, ENDINGS)}"
         )
     return form
 
