@@ -1,6 +1,7 @@
 """The exporter: a page that real scrapers read, and that no scraper can turn against its server."""
 
 import asyncio
+import logging
 import re
 import socket
 import subprocess
@@ -215,6 +216,35 @@ def test_openmetrics_for_whoever_asks_for_it(run_async: RunAsync) -> None:
             assert body.endswith(b"# EOF\n")
 
     run_async(main)
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        b"application/openmetrics-text; version=new",
+        b"text/plain; version=new",
+        b"application/openmetrics-text; version=2.new",
+        b"application/openmetrics-text; version=9.\xb2",
+        b"application/openmetrics-text; version=" + b"9" * 5000,
+        b"\xff;;=,;version=;escaping=\xfe",
+    ],
+    ids=lambda given: repr(given[:50]),
+)
+def test_whatever_is_asked_for_it_is_one_of_the_two(
+    accept: bytes, run_async: RunAsync, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`choose_encoder` of prometheus_client 0.26 raises on such a version, or gives it back."""
+
+    async def main() -> None:
+        async with GAplic("app") as app:
+            exporter = export(app)
+            asked = GET.replace(b"\r\n\r\n", b"\r\nAccept: " + accept + b"\r\n\r\n")
+            status, _, body = await ask(exporter, asked)
+            assert (status, app.contained_errors) == (200, 0)
+            assert b"ginsfsm_processes 1.0\n" in body
+
+    run_async(main)
+    assert not [one for one in caplog.records if one.levelno > logging.INFO]
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET /metrics HTT", GET])

@@ -7,6 +7,7 @@ at does not notice; and its own numbers stand on the page as well.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, ClassVar, Final, Protocol
 
@@ -31,6 +32,9 @@ MAX_SCRAPERS: Final = 32
 SILENCE: Final = 90.0
 """Seconds after which a scraper that says nothing, or reads nothing, is ended. The default interval
 of Prometheus is 60."""
+
+
+VERSION: Final = re.compile(r"version=(\d{1,9}(\.\d{1,9}){0,3})?", re.ASCII)
 
 
 class _Registry(Protocol):
@@ -77,7 +81,7 @@ class Exporter(GObj):
 
     async def _page(self, accept: str) -> tuple[bytes, str]:
         found = await take(self.gaplic, self.config.source)
-        encode, kind = choose_encoder(accept)
+        encode, kind = choose_encoder(_legible(accept))
         return encode(_Collected(found, self.config.registry)), kind
 
     machine = {
@@ -88,6 +92,19 @@ class Exporter(GObj):
             on(EV_DRAINED, None),
         ],
     }
+
+
+def _legible(accept: str) -> str:
+    """The header without the formats of which prometheus_client could not read the version.
+
+    0.26 raises there, or sends what the scraper wrote back in a header, where it may not stand.
+    """
+
+    def is_legible(wanted: str) -> bool:
+        parts = (part.strip() for part in wanted.split(";"))
+        return all(VERSION.fullmatch(part) for part in parts if part.startswith("version="))
+
+    return ",".join(filter(is_legible, accept.split(",")))
 
 
 class _Collected:
