@@ -37,7 +37,7 @@ class JsonFormatter(logging.Formatter):
             "ts": when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{when.microsecond // 1000:03d}Z",
             "level": record.levelname,
             "logger": record.name,
-            "message": shortened(record.getMessage(), longest(record)),
+            "message": _legible(shortened(record.getMessage(), longest(record))),
             "pid": record.process,
         }
         for name, value in vars(record).items():
@@ -46,10 +46,15 @@ class JsonFormatter(logging.Formatter):
                 told[f"{name}_" if name in _OURS else name] = _plain(value)
         if record.exc_info:
             trace = self.formatException(record.exc_info)
-            told["traceback"] = shortened(trace, MAX_CHARACTERS)
+            told["traceback"] = _legible(shortened(trace, MAX_CHARACTERS))
         if record.stack_info:
-            told["stack"] = shortened(record.stack_info, MAX_CHARACTERS)
+            told["stack"] = _legible(shortened(record.stack_info, MAX_CHARACTERS))
         return json.dumps(told, allow_nan=False)
+
+
+def _legible(text: str) -> str:
+    """The text with `\\udcff` in letters for half a character, which many parsers refuse."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _plain(value: object, depth: int = 3) -> object:
@@ -61,9 +66,11 @@ def _plain(value: object, depth: int = 3) -> object:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return f"{len(value)} bytes"
     if depth and isinstance(value, Mapping):
-        return {
-            shortened(str(name), _MAX_FIELD): _plain(one, depth - 1) for name, one in value.items()
-        }
+        return {_plain_text(name): _plain(one, depth - 1) for name, one in value.items()}
     if depth and isinstance(value, (list, tuple)):
         return [_plain(one, depth - 1) for one in value]
-    return shortened(str(value), _MAX_FIELD)
+    return _plain_text(value)
+
+
+def _plain_text(value: object) -> str:
+    return _legible(shortened(str(value), _MAX_FIELD))
