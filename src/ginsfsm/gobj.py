@@ -576,6 +576,10 @@ class GObj(metaclass=GClass):
     def _failed_delivery(self, event: Event | None) -> None:
         """An exception was contained that an event of this gobj caused; a connection ends by it."""
 
+    def _peer_to_tell(self) -> object:
+        """The address, for the log, of the peer that it speaks with; None where it has none."""
+        return None
+
     def _destination(self, given: Any) -> GObj:
         if isinstance(given, GObj):
             return given

@@ -54,7 +54,8 @@ def about(
 
     Args:
         gobj: whose matter it is; gives `path`, `gclass` and `state`.
-        peer: a socket's address as Python gives it.
+        peer: a socket's address as Python gives it; where none is given, that of the gobj or of
+            the source, if one of them is a connection.
         event: an event; gives its name.
         source: the gobj that sent it; gives its path.
         error: an exception; gives the name of its class.
@@ -67,6 +68,9 @@ def about(
         found["event"] = type(event).__name__
     if source is not None:
         found["source"] = source.path
+    if peer is _NO_PEER:
+        peers = (one._peer_to_tell() for one in (gobj, source) if one is not None)
+        peer = next((one for one in peers if one is not None), _NO_PEER)
     if peer is not _NO_PEER:
         found["peer"] = format_address(peer)
     if error is not None:

@@ -53,7 +53,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _legible(text: str) -> str:
-    """The text with `\\udcff` in letters for half a character, which many parsers refuse."""
+    r"""The text with `\udcff` in letters for half a character, which many parsers refuse."""
     return text.encode(errors="backslashreplace").decode()
 
 

@@ -416,6 +416,12 @@ class SockBase(GObj):
         if EV_FAILED in self._state:
             self.send_event(self, EV_FAILED(Reason.ERROR))
 
+    def _peer_to_tell(self) -> object:
+        # Where it connects, the one that it has is that of the connection before. And one whose
+        # making has failed may have neither.
+        is_opening = getattr(self, "_opening", None) is not None
+        return None if is_opening else getattr(self, "peername", None)
+
     def _wait_for(self, mask: int) -> None:
         """Let the poller watch for exactly this."""
         before = self._mask
