@@ -45,14 +45,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     servers: dict[str, ServerStats] = {}
 
     def ended(self) -> Self:
-        """What still counts when the process has ended: the gauges are 0."""
+        """What still counts when the process has ended: gauges are 0, what was open has closed."""
         return msgspec.structs.replace(
             self,
             gaplic=_stats(GaplicStats, without_gauges(self.gaplic.as_dict())),
-            servers={
-                path: _stats(ServerStats, without_gauges(one.as_dict()))
-                for path, one in self.servers.items()
-            },
+            servers={path: _ended(one) for path, one in self.servers.items()},
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -112,6 +109,11 @@ def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
             for path in paths
         },
     )
+
+
+def _ended(server: ServerStats) -> ServerStats:
+    numbers = without_gauges(server.as_dict())
+    return ServerStats(**numbers | {"closed": server.closed + server.open})
 
 
 def _stats(kind: Any, numbers: dict[str, Any]) -> Any:
