@@ -663,6 +663,32 @@ class TestTotals:
         assert heard == ["worker_1", "worker_2", "worker_1", "worker_2", "worker_1", "worker_1",
                          "worker_3"]  # fmt: skip
 
+    def test_a_worker_that_makes_a_server_anew(self) -> None:
+        """A sum that fell by a part would look to Prometheus as if all of it had come again."""
+
+        def counted(**servers: ServerStats) -> Snapshot:
+            return Snapshot(servers=servers)
+
+        totals = Totals()
+        hundred = ServerStats(accepted=100, closed=98, open=2, refused={"full": 3})
+        for number in (1, 2):
+            totals.note(f"worker_{number}", number, counted(server=hundred))
+        # It counts from 0.
+        totals.note("worker_1", 1, counted(server=ServerStats(refused={"rate": 9})))
+        told = totals.sum().servers["server"]
+        assert told.refused == {"full": 6, "rate": 9}
+        assert (told.accepted, told.closed, told.open) == (200, 198, 2)
+        # It is gone, and there again.
+        totals.note("worker_2", 2, counted())
+        assert totals.sum().servers["server"].accepted == 200
+        totals.note("worker_2", 2, counted(server=ServerStats(accepted=1, closed=1)))
+        assert totals.sum().servers["server"].accepted == 201
+        # As in one process: where no worker has it any more its numbers go, and names that nobody
+        # uses again do not add up.
+        totals.note("worker_1", 1, counted(other=ServerStats()))
+        totals.note("worker_2", 2, counted())
+        assert totals.sum() == counted(other=ServerStats())
+
 
 def test_the_largest_of_those_that_live() -> None:
     """By that the parent judges how often it may ask; see `Census`."""

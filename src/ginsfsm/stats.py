@@ -12,7 +12,15 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["GaplicStats", "ServerStats", "Stats", "SockStats", "add_stats", "without_gauges"]
+__all__ = [
+    "GaplicStats",
+    "ServerStats",
+    "SockStats",
+    "Stats",
+    "add_stats",
+    "is_later",
+    "without_gauges",
+]
 
 GAUGES: Final = frozenset({"open", "queued_bytes", "gobjs", "posted_events", "processes"})
 """Fields that are no more when what they tell of has ended."""
@@ -122,3 +130,13 @@ def add_stats(given: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 def without_gauges(given: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers that still count when what they tell of has ended."""
     return {name: 0 if name in GAUGES else value for name, value in given.items()}
+
+
+def is_later(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether these can be the numbers of the same thing, later: no counter is lower."""
+    return all(
+        is_later(now.get(name, {}), value)
+        if isinstance(value, Mapping)
+        else now.get(name, 0) >= value
+        for name, value in without_gauges(before).items()
+    )
