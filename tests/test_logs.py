@@ -409,3 +409,25 @@ def test_that_it_cannot_start_is_a_record_like_others(start: Start, tmp_path: Pa
     told = json.loads(line)
     assert told["level"] == "CRITICAL"
     assert "servers.py:Servers cannot start: app/servers (Servers): x: unknown" in told["message"]
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")], ids=["alone", "workers"])
+def test_that_the_page_cannot_be_served_is_one_as_well(
+    workers: tuple[str, ...], start: Start, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "ginsfsm", "run", "servers.py:Servers", *workers),
+                *("--metrics", f"127.0.0.1:{taken.getsockname()[1]}", "--log-format", "json"),
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+        )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    told = json.loads(line)
+    assert told["level"] == "CRITICAL"
+    assert "servers.py:Servers cannot start: --metrics: " in told["message"]

@@ -17,7 +17,7 @@ from functools import partial
 from ginsfsm.c_workers import Workers
 from ginsfsm.census import Census
 from ginsfsm.command.quantity import seconds
-from ginsfsm.command.report import DONE, FAILED, MisuseError, say
+from ginsfsm.command.report import DONE, FAILED, MisuseError, say_failed
 from ginsfsm.command.watching import watch
 from ginsfsm.errors import GinsfsmError
 from ginsfsm.gaplic import GAplic
@@ -127,7 +127,7 @@ def run_workers(options: argparse.Namespace, has_no_terminal: Callable[[GAplic],
     except MisuseError:
         raise
     except GinsfsmError as error:
-        say(f"{options.target} cannot start: {error}")
+        say_failed(f"{options.target} cannot start: {error}")
         return FAILED
     finally:
         app.destroy_gobj(app)

@@ -4,12 +4,14 @@ That is one line; and where the user's own code had a part in it, its frames of 
 """
 
 import importlib
+import logging
 import os
 import sys
 import traceback
 
 from ginsfsm import module_file
 from ginsfsm.errors import GinsfsmError
+from ginsfsm.logs import about, are_json
 
 __all__ = [
     "DONE",
@@ -20,9 +22,12 @@ __all__ = [
     "is_inside",
     "one_line",
     "say",
+    "say_failed",
     "told_of",
     "write",
 ]
+
+logger = logging.getLogger("ginsfsm")
 
 DONE = 0
 FAILED = 1
@@ -90,6 +95,14 @@ def _trim(stack: traceback.StackSummary, on_purpose: bool) -> None:
 def say(text: str) -> None:
     """A line of the command itself. It goes to stderr; stdout belongs to the program that runs."""
     write(f"ginsfsm: {text}")
+
+
+def say_failed(text: str) -> None:
+    """Why the program ends; where programs read the log, a record like others."""
+    if are_json():
+        logger.critical("%s", text, extra=about())
+    else:
+        say(text)
 
 
 def write(text: str) -> None:

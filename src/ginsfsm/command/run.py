@@ -26,7 +26,7 @@ from ginsfsm.command.lateness import watch_loop
 from ginsfsm.command.listening import tell_servers
 from ginsfsm.command.parent import add_options, run_workers
 from ginsfsm.command.quantity import seconds, whole_number
-from ginsfsm.command.report import DONE, FAILED, MISUSED, MisuseError, say, told_of
+from ginsfsm.command.report import DONE, FAILED, MISUSED, MisuseError, say_failed, told_of
 from ginsfsm.command.reserve import keep_reserve
 from ginsfsm.command.target import TARGET_FORM, load_gclass, target_of
 from ginsfsm.command.watching import DUMP, add_watch_options, watch, watch_tree
@@ -237,10 +237,8 @@ def _failed(why: str, origin: Origin | None) -> int:
     if origin is not None:
         # The parent tells it, once for all workers.
         origin.cannot_start(why, FAILED)
-    elif logs.are_json():
-        logger.critical("%s", why, extra=about())
     else:
-        say(why)
+        say_failed(why)
     return FAILED
 
 
