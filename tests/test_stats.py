@@ -386,7 +386,11 @@ def test_what_left_in_plain_before_an_upgrade_is_counted(run_async: RunAsync, en
             reader, writer = await asyncio.open_connection("127.0.0.1", server.config.port)
             writer.write(b"hello\n")
             await until(lambda: server.stats().tx_messages == 1)
-            assert server.stats().tx_bytes < ANSWER
+            (gsock,) = server.ledger
+            assert gsock.state == "ST_HANDSHAKE"
+            for told in (server.stats(), gsock.stats()):
+                assert 0 < told.tx_bytes < ANSWER
+                assert told.tx_bytes + told.queued_bytes == ANSWER
             assert len(await reader.readexactly(ANSWER)) == ANSWER
             if ending == "done":
                 await writer.start_tls(client_context(), server_hostname="localhost")

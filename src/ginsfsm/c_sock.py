@@ -226,7 +226,7 @@ class GSock(Lasting):
         """What it has carried, over all of its connections; exact at this moment."""
         return SockStats(
             rx_bytes=self.rx_bytes,
-            tx_bytes=self.tx_bytes,
+            tx_bytes=self._sent,
             rx_messages=self.rx_messages,
             tx_messages=self.tx_messages,
             queued_bytes=self.queued,

@@ -179,6 +179,11 @@ class TlsStream:
         # No step of TLS is made before the last of them has left.
         return self._plain - (unsent.size if self._object is None and unsent is not None else 0)
 
+    @property
+    def plain_queued(self) -> int:
+        """How many of them still wait."""
+        return self._plain - self.plain_sent
+
     def take_back(self) -> OutputQueue | None:
         """The plain bytes from before TLS that the peer has not taken; the stream is over."""
         unsent, self._unsent = self._unsent, None

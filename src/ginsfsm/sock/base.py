@@ -370,9 +370,20 @@ class SockBase(GObj):
         return int(self._tx_count)
 
     @property
+    def _upgrade(self) -> TlsStream | None:
+        """The TLS whose handshake goes on behind the plain output of the connection."""
+        return None if self._kept is None else self._tls
+
+    @property
+    def _sent(self) -> int:
+        """As `tx_bytes`, and exact while a handshake goes on that began behind plain output."""
+        return self.tx_bytes + (0 if (tls := self._upgrade) is None else tls.plain_sent)
+
+    @property
     def queued(self) -> int:
         """Bytes that wait for the peer to take them, besides those that the kernel has taken."""
-        return 0 if self._tx is None else self._tx.size
+        waiting = 0 if self._tx is None else self._tx.size
+        return waiting + (0 if (tls := self._upgrade) is None else tls.plain_queued)
 
     def _clear(self) -> None:
         self._stream = None
@@ -494,9 +505,9 @@ class SockBase(GObj):
         self._sock = None
         if self._framing is not None:
             self._frames.clear()
-        if self._kept is not None and self._tls is not None:
+        if self._kept is not None:
             # Of an upgrade that did not come to its end.
-            self.tx_bytes += self._tls.plain_sent
+            self.tx_bytes = self._sent
         self._clear()
         reception = self._reception
         if reception is not None:

@@ -314,7 +314,7 @@ class ServerBase(GSock):
         queued = 0
         for gsock in ledger:
             received += gsock.rx_bytes
-            sent += gsock.tx_bytes
+            sent += gsock._sent
             came += gsock.rx_messages
             went += gsock.tx_messages
             queued += gsock.queued
