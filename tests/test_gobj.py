@@ -408,6 +408,7 @@ def test_both_forms_of_an_event_in_send_post_broadcast_and_subscribe(app: GAplic
         (EV_GO, {}, r"expected an event, got the class EV_GO; write EV_GO\(...\)"),
         (3, {}, "expected an event or the name of one, got 3"),
         (b"payload", {}, "expected an event or the name of one, got 7 bytes"),
+        ([b"payload"], {}, "expected an event or the name of one, got an object of list"),
         (EV_GO(), {"number": 3}, r"EV_GO carries its payload already; keywords \(number\) go"),
         (EV_OTHER(), {}, "Node has 'EV_OTHER' in no state of its machine"),
         ("EV_GOO", {}, r"'EV_GOO' in no state of its machine; did you mean 'EV_GO'\?"),
@@ -427,6 +428,10 @@ def test_a_wrong_destination(app: GAplic) -> None:
     for wrong in (3, None, Node):
         with pytest.raises(EventError, match="app: expected a gobj or a unique name, got"):
             app.send_event(wrong, EV_GO())  # type: ignore[call-overload]
+    # In the wrong order; and what a peer sent is not for an error, whose text goes to the log.
+    for swapped, what in ((EV_TOLD(5), "an event, EV_TOLD"), (b"hunter2", "7 bytes")):
+        with pytest.raises(EventError, match=f"expected a gobj or a unique name, got {what}$"):
+            app.send_event(swapped, app)  # type: ignore[call-overload]
     node(app, "worker", unique=True)
     with pytest.raises(GObjError, match=r"no unique gobj 'wroker'; did you mean 'worker'\?"):
         app.send_event("wroker", EV_GO())

@@ -10,7 +10,7 @@ from ginsfsm.event import Event
 if TYPE_CHECKING:
     from ginsfsm.gobj import GObj
 
-__all__ = ["build_event", "check_is_event", "event_for"]
+__all__ = ["build_event", "check_is_event", "event_for", "told"]
 
 
 def event_for(destination: GObj, event: Any, payload: dict[str, Any]) -> Event:
@@ -27,6 +27,17 @@ def event_for(destination: GObj, event: Any, payload: dict[str, Any]) -> Event:
     return cast(Event, event)
 
 
+def told(given: object) -> str:
+    """What was given, for an error; not a payload, since the error's text goes to the log."""
+    if isinstance(given, Event):
+        return f"an event, {type(given).__name__}"
+    if isinstance(given, (bytes, bytearray)):
+        return f"{len(given)} bytes"
+    if given is None or isinstance(given, (bool, int, float, type)):
+        return repr(given)
+    return f"an object of {type(given).__name__}"
+
+
 def check_is_event(event: Any, payload: dict[str, Any]) -> None:
     """Raise EventError where it is no event, or has its payload twice."""
     if isinstance(event, type) and issubclass(event, Event):
@@ -34,9 +45,7 @@ def check_is_event(event: Any, payload: dict[str, Any]) -> None:
             f"expected an event, got the class {event.__name__}; write {event.__name__}(...)"
         )
     if not isinstance(event, Event):
-        # Perhaps a payload, given without its event; and the error's text goes to the log.
-        got = f"{len(event)} bytes" if isinstance(event, (bytes, bytearray)) else repr(event)
-        raise EventError(f"expected an event or the name of one, got {got}")
+        raise EventError(f"expected an event or the name of one, got {told(event)}")
     if payload:
         raise EventError(
             f"{type(event).__name__} carries its payload already; keywords "
