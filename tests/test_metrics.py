@@ -22,7 +22,7 @@ from ginsfsm.metrics import Exporter, families
 from ginsfsm.metrics.families import MAX_SERVERS, OTHERS
 from ginsfsm.net.admission import Refusal
 from ginsfsm.snapshot import Snapshot, merge, snapshot
-from ginsfsm.stats import ServerStats
+from ginsfsm.stats import GaplicStats, ServerStats
 from programs import Program
 from servers import Keeper, connect, read, read_to_end, serve, until, write
 
@@ -402,6 +402,32 @@ def test_a_drain_does_not_wait_for_a_scraper_that_keeps_its_connection(
     run_async(main)
 
 
+@pytest.mark.parametrize("begun", [GET[:10], GET], ids=["half a request", "one that is answered"])
+def test_a_drain_waits_for_a_scraper_that_has_begun(run_async: RunAsync, begun: bytes) -> None:
+    """It gets its page, which is the last thing of its connection."""
+
+    async def main() -> None:
+        goes_on = asyncio.Event()
+
+        async def source() -> Snapshot:
+            await goes_on.wait()
+            return Snapshot()
+
+        async with GAplic("app") as app:
+            exporter = export(app, source=source)
+            with connect(exporter.server) as client:
+                await write(client, begun)
+                await until(lambda: exporter.server.stats().rx_messages == 1)
+                app.send_event(exporter.server, EV_DRAIN(30))
+                await write(client, GET[len(begun) :])
+                goes_on.set()
+                status, headers, _ = parted(await read_to_end(client))
+                assert (status, headers["connection"]) == (200, "close")
+                await until(lambda: exporter.server.state == "ST_CLOSED")
+
+    run_async(main)
+
+
 def test_metrics_of_ones_own_stand_on_the_same_page(run_async: RunAsync) -> None:
     registry = CollectorRegistry()
     Counter("orders", "Orders taken.", registry=registry).inc(7)
@@ -413,6 +439,50 @@ def test_metrics_of_ones_own_stand_on_the_same_page(run_async: RunAsync) -> None
             assert values(body.decode(), "orders_total") == {"": 7}
 
     run_async(main)
+
+
+def test_each_number_stands_under_its_own_name() -> None:
+    one = Snapshot(
+        gaplic=GaplicStats(
+            processes=1, gobjs=2, posted_events=3, dropped_posts=4, refused_events=5,
+            contained_errors=6, longest_turn_seconds=7.5,
+        ),
+        servers={
+            "app/a": ServerStats(
+                rx_bytes=11, tx_bytes=12, rx_messages=13, tx_messages=14, queued_bytes=15,
+                accepted=16, closed=17, open=18, refused={"full": 19}, failed=20, handshakes=21,
+                failed_handshakes=22, accept_errors={"EMFILE": 23},
+            )
+        },
+    )  # fmt: skip
+    server = {"server": "app/a"}
+    told = [
+        (sample.name.removeprefix("ginsfsm_"), sample.labels, sample.value)
+        for family in families(one)
+        for sample in family.samples
+        if sample.value
+    ]
+    assert told == [
+        ("processes", {}, 1),
+        ("gobjs", {}, 2),
+        ("posted_events", {}, 3),
+        ("posted_events_dropped_total", {}, 4),
+        ("events_refused_total", {}, 5),
+        ("errors_contained_total", {}, 6),
+        ("longest_turn_seconds", {}, 7.5),
+        ("server_connections_open", server, 18),
+        ("server_send_queue_bytes", server, 15),
+        ("server_connections_accepted_total", server, 16),
+        ("server_connections_failed_total", server, 20),
+        ("server_received_bytes_total", server, 11),
+        ("server_sent_bytes_total", server, 12),
+        ("server_received_messages_total", server, 13),
+        ("server_sent_messages_total", server, 14),
+        ("server_connections_refused_total", server | {"reason": "full"}, 19),
+        ("server_accept_errors_total", server | {"error": "EMFILE"}, 23),
+        ("server_tls_handshakes_total", server | {"result": "done"}, 21),
+        ("server_tls_handshakes_total", server | {"result": "failed"}, 22),
+    ]
 
 
 def test_every_reason_is_there_before_it_has_occurred() -> None:

@@ -116,6 +116,25 @@ def test_a_gsock_counts_what_it_carried_and_the_server_the_same_after_its_end(
     run_async(main)
 
 
+def test_what_waits_for_several_peers_adds_up(run_async: RunAsync) -> None:
+    async def main() -> None:
+        async with gaplic() as app:
+            keeper = app.create_gobj("keeper", Keeper, app)
+            server = serve(keeper)
+            with connect(server), connect(server):
+                await until(lambda: len(keeper.gsocks) == 2)
+                size = 16 * 1024 * 1024
+                for gsock in keeper.gsocks:
+                    app.send_event(gsock, EV_SEND_DATA(b"x" * size))
+                first, second = (gsock.stats() for gsock in keeper.gsocks)
+                told = server.stats()
+                assert min(first.queued_bytes, second.queued_bytes) > 0
+                assert told.queued_bytes == first.queued_bytes + second.queued_bytes
+                assert told.tx_bytes + told.queued_bytes == 2 * size
+
+    run_async(main)
+
+
 @pytest.mark.parametrize("role", ["client", "accepted"])
 def test_what_a_slow_peer_does_not_take_is_not_counted_as_sent(
     run_async: RunAsync, role: str

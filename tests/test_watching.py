@@ -20,9 +20,9 @@ import pytest
 
 from conftest import RunAsync
 from ginsfsm import GAplic, GObj
-from ginsfsm.command.watching import StatsLine
+from ginsfsm.command.watching import StatsLine, stats_line
 from ginsfsm.snapshot import Snapshot
-from ginsfsm.stats import ServerStats
+from ginsfsm.stats import GaplicStats, ServerStats
 from ginsfsm.tree_text import SHOWN, tree_text
 from programs import CLEAN, BlockingProgram
 from servers import until
@@ -146,6 +146,23 @@ def test_a_rate_is_that_of_the_time_that_has_passed(run_async: RunAsync) -> None
     assert found is not None, line
     # 1000 bytes in more than 0.2 s, and not in 0.05.
     assert 0 < float(found[1]) <= 5000, line
+
+
+def test_each_number_has_its_place_in_the_line() -> None:
+    one = ServerStats(
+        rx_bytes=100, tx_bytes=200, rx_messages=30, tx_messages=40, accepted=50, open=6,
+        refused={"full": 3, "rate": 4}, failed=8,
+    )  # fmt: skip
+    gaplic = GaplicStats(
+        processes=2, posted_events=9, refused_events=10, contained_errors=11,
+        longest_turn_seconds=0.012,
+    )  # fmt: skip
+    now = Snapshot(gaplic=gaplic, servers={"a": one, "b": one})
+    assert stats_line(now, Snapshot(servers={"a": one}), 2.0) == (
+        "open 12, accepted 100 (25/s), refused 14, failed 16, received 200 (50/s) bytes in "
+        "60 (15/s) messages, sent 400 (100/s) bytes in 80 (20/s) messages, errors 11, "
+        "posted 9, longest turn 12 ms, 2 processes"
+    )
 
 
 def test_the_line_as_json(tmp_path: Path) -> None:
