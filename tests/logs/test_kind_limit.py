@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -103,6 +104,38 @@ def test_the_next_interval_begins_anew(make: Make) -> None:
     time.sleep(0.05)
     logger.info("again")
     assert handler.messages[-1] == "again"
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the limit sees, in its one element."""
+    found = [0.0]
+    monkeypatch.setattr(kind_limit, "time", SimpleNamespace(monotonic=lambda: found[0]))
+    return found
+
+
+def test_every_interval_has_its_limit(make: Make, now: list[float]) -> None:
+    logger, handler = make(2, 3600.0)
+    for number in range(3):
+        now[0] = 3600.0 * number
+        for _ in range(5):
+            logger.info("again")
+    handler.limit.close()
+    assert handler.messages.count("again") == 2 * 3
+    assert handler.sums() == [3, 3, 3]
+
+
+def test_a_kind_that_makes_room_is_told_of_before(
+    make: Make, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kind_limit, "MAX_KINDS", 2)
+    logger, handler = make(1, 3600.0)
+    for text in ("first", "first", "first", "second"):
+        logger.info(text)
+    now[0] = 3600.0
+    logger.info("third")
+    handler.limit.close()
+    assert handler.sums() == [2]
 
 
 def test_what_an_operator_asked_for_is_whole(make: Make) -> None:

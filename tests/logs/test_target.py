@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -16,11 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TextIO
 
 import pytest
 
 from ginsfsm.logs import LogTarget, log_handler
+from ginsfsm.logs import target as target_module
 from ginsfsm.logs.target import tell_syslog
 
 DEADLINE = 10.0
@@ -248,6 +251,38 @@ def test_a_stream_in_memory_and_one_that_was_closed(told: list[str]) -> None:
     assert told == [
         "the log cannot be written (I/O operation on closed file); its records are lost"
     ]
+
+
+class Disk(io.StringIO):
+    """A stream that takes what is written, or not."""
+
+    full = False
+
+    def write(self, text: str) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+def test_a_disk_that_is_full_by_turns(told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time the first line says how many that were, and the system's log hears it once."""
+    now = [0.0]
+    monkeypatch.setattr(target_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    stream = Disk()
+    with logging_to(stream, told.append) as (logger, _):
+        for _ in range(3):
+            stream.full = True
+            for _ in range(2):
+                logger.info("lost")
+            stream.full = False
+            logger.info("written")
+        assert len(told) == 1
+        now[0] = target_module.TOLD_EVERY
+        stream.full = True
+        logger.info("lost")
+        assert len(told) == 2
+    lost = "the log could not be written (No space left on device): 2 records were lost"
+    assert stream.getvalue().splitlines() == [lost, "written"] * 3
 
 
 def test_a_program_without_stderr(told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
