@@ -10,7 +10,7 @@ from ginsfsm.event import Event
 if TYPE_CHECKING:
     from ginsfsm.gobj import GObj
 
-__all__ = ["build_event", "check_is_event", "event_for", "told"]
+__all__ = ["build_event", "check_is_event", "event_for", "in_words"]
 
 
 def event_for(destination: GObj, event: Any, payload: dict[str, Any]) -> Event:
@@ -27,7 +27,7 @@ def event_for(destination: GObj, event: Any, payload: dict[str, Any]) -> Event:
     return cast(Event, event)
 
 
-def told(given: object) -> str:
+def in_words(given: object) -> str:
     """What was given, for an error; not a payload, since the error's text goes to the log."""
     if isinstance(given, Event):
         return f"an event, {type(given).__name__}"
@@ -45,7 +45,7 @@ def check_is_event(event: Any, payload: dict[str, Any]) -> None:
             f"expected an event, got the class {event.__name__}; write {event.__name__}(...)"
         )
     if not isinstance(event, Event):
-        raise EventError(f"expected an event or the name of one, got {told(event)}")
+        raise EventError(f"expected an event or the name of one, got {in_words(event)}")
     if payload:
         raise EventError(
             f"{type(event).__name__} carries its payload already; keywords "

@@ -21,7 +21,7 @@ from ginsfsm import gconfig
 from ginsfsm.errors import EventError, GObjError, StateError, nearest
 from ginsfsm.event import Event
 from ginsfsm.gclass import GClass
-from ginsfsm.given import build_event, check_is_event, event_for, told
+from ginsfsm.given import build_event, check_is_event, event_for, in_words
 from ginsfsm.inspection import Delivered, Refused
 from ginsfsm.life import destroy, make, set_config
 from ginsfsm.row import Row
@@ -585,7 +585,7 @@ class GObj(metaclass=GClass):
             return given
         if isinstance(given, str):
             return self.gaplic.find_unique_gobj(given)
-        raise EventError(f"{self.path}: expected a gobj or a unique name, got {told(given)}")
+        raise EventError(f"{self.path}: expected a gobj or a unique name, got {in_words(given)}")
 
     def _output(self, given: type[Event] | str) -> type[Event]:
         for kind in self.outputs:
