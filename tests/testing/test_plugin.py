@@ -125,6 +125,8 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     here = Path(ginsfsm.__file__).parent.parent
     environment["PYTHONPATH"] = os.pathsep.join([str(here), environment.get("PYTHONPATH", "")])
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    # One that dies cannot clear away.
+    environment["TMPDIR"] = str(folder)
     plugins = ("-p", "ginsfsm.testing.plugin", "-p", "xdist.plugin", "-p", "xdist.looponfail")
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugins, *options],
