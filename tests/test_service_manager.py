@@ -1,6 +1,7 @@
 """What the service manager is told, on a real datagram socket, by the class and by the command."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -228,8 +229,15 @@ class TestCommand:
                 manager.told()
 
 
+def parent_of(pid: int) -> int:
+    """As the kernel says."""
+    (line,) = re.findall(r"^PPid:\t(\d+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(line)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to see what lives")
 def test_the_heir_becomes_the_main_process(tmp_path: Path) -> None:
+    """It is no child of the old one: systemd lets a main process drain only if it is its own."""
     with (
         manager_at(str(tmp_path / "notify")) as manager,
         Crew(tmp_path, NOTIFY_SOCKET=manager.address) as crew,
@@ -240,11 +248,50 @@ def test_the_heir_becomes_the_main_process(tmp_path: Path) -> None:
         told = [manager.told(), manager.told()]
         heir = next(int(one["MAINPID"]) for one in told if "MAINPID" in one)
         try:
+            parent = parent_of(heir)
             crew.says(f"process {heir} takes over")
             os.kill(heir, signal.SIGTERM)
             assert manager.told()["STOPPING"] == "1"
         finally:
             wait_until(lambda: not is_alive(heir), "that the heir has ended")
+        assert parent != crew.process.pid
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to see what lives")
+def test_an_heir_that_is_nobodys_child_is_watched_all_the_same(tmp_path: Path) -> None:
+    with (
+        manager_at(str(tmp_path / "notify")) as manager,
+        Crew(tmp_path, workers=1, NOTIFY_SOCKET=manager.address) as crew,
+    ):
+        crew.serves()
+        before = crew.processes()
+        (tmp_path / "broken").touch()
+        crew.signal(signal.SIGUSR2)
+        crew.says("not upgraded: the new parent died: how, only the service manager is told")
+        assert crew.serving(1) == before
+        (tmp_path / "broken").unlink()
+        (tmp_path / "hangs late").touch()
+        crew.signal(signal.SIGUSR2)
+        crew.says("hanging")
+        (heir,) = heirs_of(tmp_path)
+        crew.signal(signal.SIGINT)
+        assert crew.ends() == 0
+        assert not is_alive(heir), "it has been killed by the time that the old one has ended"
+
+
+def heirs_of(folder: Path) -> list[int]:
+    """Processes that run there as nobody's child of ours: new parents."""
+    found = []
+    for one in Path("/proc").iterdir():
+        if one.name.isdecimal():
+            try:
+                words = (one / "environ").read_bytes().split(b"\0")
+                runs_there = os.readlink(one / "cwd") == str(folder)
+            except OSError:
+                continue
+            if runs_there and any(word.startswith(b"GINSFSM_HEIR=") for word in words):
+                found.append(int(one.name))
+    return found
 
 
 def test_it_says_what_systemd_notify_says(

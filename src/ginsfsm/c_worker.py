@@ -63,7 +63,7 @@ from ginsfsm.workers.events import (
     EV_WORKER_READY,
 )
 from ginsfsm.workers.origin import VARIABLE
-from ginsfsm.workers.process import Process
+from ginsfsm.workers.process import UNKNOWN, Process
 
 if TYPE_CHECKING:
     from ginsfsm.net.listening import Listening
@@ -93,6 +93,9 @@ class Worker(GObj):
         command: tuple[str, ...] = param((), "what to execute")
         environment: dict[str, str] = param({}, "its environment, without its channel")
         variable: str = param(VARIABLE, "what says in its environment which descriptor that is")
+        orphan: bool = param(
+            False, "start it as nobody's child, so that the service manager has it"
+        )
         start_timeout: float = param(60.0, "seconds until it must be ready; 0 is for ever", ge=0)
         silence: float = param(
             30.0, "seconds without a sign of life after which it is stuck; 0 is never", ge=0
@@ -152,8 +155,9 @@ class Worker(GObj):
                 environment = dict(self.config.environment)
                 environment[self.config.variable] = f"{its.fileno()}:{os.getpid()}"
                 self._process = Process(
-                    self, self.config.command, environment, its, self._process_ended
-                )
+                    self, self.config.command, environment, its, self._process_ended,
+                    orphan=self.config.orphan,
+                )  # fmt: skip
             except OSError as error:
                 self._why = f"cannot be started: {error}"
                 self.post_event(self, EV_PROCESS_ENDED(127))
@@ -417,6 +421,8 @@ class Worker(GObj):
 
 def _end(status: int) -> str:
     """How a process ended, for people."""
+    if status == UNKNOWN:
+        return "how, only the service manager is told"
     if status >= 0:
         return f"exit status {status}"
     try:

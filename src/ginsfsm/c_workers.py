@@ -58,6 +58,7 @@ from ginsfsm.workers.events import (
 )
 from ginsfsm.workers.origin import HEIR, Origin
 from ginsfsm.workers.places import Key, Places, in_use, place_key
+from ginsfsm.workers.process import CAN_ORPHAN
 from ginsfsm.workers.totals import Totals
 
 if TYPE_CHECKING:
@@ -373,6 +374,7 @@ class Workers(GObj):
         self._successor = self.create_gobj(
             None, Worker, self,
             command=config.command, environment=config.heir_environment, variable=HEIR,
+            orphan=self.service.present and CAN_ORPHAN,
             # Its workers have theirs; it has given up by then unless some of them serve.
             start_timeout=config.start_timeout * (GIVE_UP + 1), silence=0,
         )  # fmt: skip
