@@ -242,6 +242,31 @@ class TestSigusr2:
             finally:
                 end(heir)
 
+    @pytest.mark.parametrize("instead", ["another program's", None])
+    def test_a_unix_socket_whose_file_is_not_there_any_more(
+        self, instead: str | None, tmp_path: Path
+    ) -> None:
+        """Whoever has made a file knows which it is; the heir must not take another for it."""
+        path = tmp_path / "socket"
+        with (
+            socket.socket(socket.AF_UNIX) as other,
+            Crew(tmp_path, "--set", f"echo.unix_path={path}", workers=1) as crew,
+        ):
+            crew.says("worker serves$")
+            path.unlink()
+            if instead:
+                other.bind(str(path))
+            crew.signal(signal.SIGUSR2)
+            heir = int(crew.says(r"process (\d+) takes over").group(1))
+            try:
+                crew.says("parent/workers has stopped")
+                os.kill(heir, signal.SIGTERM)
+                crew.says("parent/workers has stopped")
+                wait_until(lambda: not is_alive(heir), "that the heir has ended")
+            finally:
+                end(heir)
+            assert path.exists() == (instead is not None)
+
     @pytest.mark.parametrize("how", ["fails", "is terminated", "is interrupted"])
     def test_one_that_does_not_take_over_leaves_the_file(self, how: str, tmp_path: Path) -> None:
         """It has the Unix socket by then, and the old parent serves on."""

@@ -205,7 +205,9 @@ class Worker(GObj):
                 # The parent has given up, and kills this process in a moment.
                 return
             self._channel.send(
-                EV_LISTENING(len(listening.sockets), listening.port, listening.shared),
+                EV_LISTENING(
+                    len(listening.sockets), listening.port, listening.shared, file=listening.file
+                ),
                 tuple(sock.fileno() for sock in listening.sockets),
             )
 

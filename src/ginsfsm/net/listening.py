@@ -21,12 +21,15 @@ class Listening:
             ends leaves those who wait in the queue to the others, and removes nothing.
         remove: what takes away more than descriptors, the file of a Unix socket; None where there
             is no such thing, or it is not ours to take away.
+        file: device and inode of that file, as only whoever made it knows them for certain; None
+            where there is none.
     """
 
     sockets: tuple[socket.socket, ...]
     port: int
     shared: bool = False
     remove: Callable[[], object] | None = field(default=None, compare=False)
+    file: tuple[int, int] | None = None
 
     @property
     def addresses(self) -> str:

@@ -154,9 +154,7 @@ def listen_on_path(
             if mode is not None:
                 os.chmod(path, mode)
             sock.listen(backlog)
-        # From the root: the working directory may be another one by then.
-        remove = partial(_remove, os.path.abspath(path), identity, os.getpid())
-        return Listening((sock,), 0, remove=remove)
+        return Listening((sock,), 0, remove=removal_of(path, identity), file=identity)
     except BaseException as error:
         if identity is not None:
             # As it was given: this process may not be allowed to come down from the root.
@@ -169,11 +167,10 @@ def listen_on_path(
         raise _error(path, error.errno or errno.EIO, system_words(error.errno or 0), "") from error
 
 
-def removal_of(path: str) -> Callable[[], object] | None:
-    """What removes the file of a socket that another process has handed over to us."""
-    if path.startswith("@"):
-        return None
-    return partial(_remove, os.path.abspath(path), _identity(path), os.getpid())
+def removal_of(path: str, identity: tuple[int, int]) -> Callable[[], object]:
+    """What removes the file of a socket, which we or a process before us has made."""
+    # From the root: the working directory may be another one by then.
+    return partial(_remove, os.path.abspath(path), identity, os.getpid())
 
 
 async def connect_path(path: str, options: Options = ()) -> socket.socket:

@@ -81,7 +81,8 @@ class EV_LISTENING(Message, tag=True):
     """The answer to `EV_WANT_TO_LISTEN`; the descriptors come with it.
 
     `sockets` says how many. Where there is none, `error` says why, and `errno`. They are
-    `inherited` where the parent has them of somebody else, who keeps them when it ends.
+    `inherited` where the parent has them of somebody else, who keeps them when it ends. `file` is
+    that of a Unix socket: device and inode.
     """
 
     sockets: int = 0
@@ -89,6 +90,7 @@ class EV_LISTENING(Message, tag=True):
     inherited: bool = False
     error: str = ""
     errno: int = 0
+    file: tuple[int, int] | None = None
 
 
 class EV_LEAVE(Message, tag=True):

@@ -135,9 +135,10 @@ class Origin:
         if not sockets:
             return None
         remove = None
-        if place.kind == "unix_path" and (removal := removal_of(place.unix_path)) is not None:
-            remove = partial(self._remove, removal)
-        return Listening(tuple(sockets), answer.port, answer.inherited, remove)
+        if answer.file is not None:
+            # Not what stands at the path now: that may be another program's.
+            remove = partial(self._remove, removal_of(place.unix_path, answer.file))
+        return Listening(tuple(sockets), answer.port, answer.inherited, remove, answer.file)
 
     def take_over(self) -> None:
         """Tell the old parent that our workers serve: what it gave is ours from now on."""
