@@ -353,6 +353,15 @@ class TestDeath:
             os.kill(*crew.processes(), signal.SIGKILL)
             crew.says("worker 1 died: killed by SIGKILL")
 
+    def test_stdin_and_stdout_are_closed(self, tmp_path: Path) -> None:
+        """What the target prints goes nowhere, and not to the channel that had that number."""
+        closed = ("bash", "-c", 'exec "$@" <&- >&-', "bash")
+        with Crew(tmp_path, before=closed) as crew:
+            crew.port = int(crew.says(r"server listens at 127\.0\.0\.1:(\d+)").group(1))
+            crew.says("2 workers serve$")
+            assert crew.greeting() in crew.processes()
+            assert not crew.said("WARNING")
+
     def test_one_that_is_sent_sigterm_drains_and_is_replaced(self, tmp_path: Path) -> None:
         with Crew(tmp_path) as crew:
             crew.serves()

@@ -132,6 +132,7 @@ def _start(options: argparse.Namespace) -> int:
         from ginsfsm.testing.coverage import record_process
 
         record_process()
+    _open_what_is_closed()
     logs.set_up(options.log_level, options.log_format, options.log_limit)
     origin = Origin.of_environment()
     try:
@@ -159,6 +160,14 @@ def _start(options: argparse.Namespace) -> int:
     finally:
         if origin is not None:
             origin.channel.close()
+
+
+def _open_what_is_closed() -> None:
+    """Of stdin, stdout and stderr: else the next socket would be what the target prints to."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        # For what is started from here as well.
+        os.set_inheritable(number, True)
+    os.close(number)
 
 
 def _setting(text: str) -> _Setting:
