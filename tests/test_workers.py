@@ -517,6 +517,15 @@ class TestStart:
             assert crew.ends() == 2
             assert crew.said("expected a number of processes, 1 to 1024")
 
+    def test_more_workers_than_descriptors(self, tmp_path: Path) -> None:
+        few = ("bash", "-c", 'ulimit -n 64; exec "$@"', "bash")
+        with Crew(tmp_path, workers=40, before=few) as crew:
+            assert crew.ends() == 2
+            assert crew.said(
+                r"--workers 40 takes 112 descriptors in the parent, and it may have 64"
+            )
+            assert not crew.said("Traceback")
+
     def test_sigterm_before_they_serve(self, tmp_path: Path) -> None:
         (tmp_path / "hangs").touch()
         with Crew(tmp_path) as crew:

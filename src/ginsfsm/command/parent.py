@@ -35,6 +35,12 @@ logger = logging.getLogger("ginsfsm")
 
 NOT_FOR_WORKERS = (*NOTIFYING, *LISTENING)
 
+FOR_A_WORKER = 2
+"""Descriptors: its channel, and its process."""
+
+FOR_THE_REST = 32
+"""Descriptors: the loop has about 15, and there are listening sockets, and one that starts."""
+
 
 def add_options(run: argparse.ArgumentParser) -> None:
     """Add those that concern workers."""
@@ -82,6 +88,7 @@ def run_workers(options: argparse.Namespace, has_no_terminal: Callable[[GAplic],
     heir_environment = _for_heir(os.environ)
     predecessor = Origin.of_environment(HEIR)
     service = ServiceManager.of_environment()
+    _check_descriptors(options.workers)
     if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
         # Whoever started us did not want to know how we end; we want to know it of our workers.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -131,6 +138,18 @@ def run_workers(options: argparse.Namespace, has_no_terminal: Callable[[GAplic],
         return FAILED
     finally:
         app.destroy_gobj(app)
+
+
+def _check_descriptors(workers: int) -> None:
+    import resource  # Windows has none.
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = workers * FOR_A_WORKER + FOR_THE_REST
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise MisuseError(
+            f"--workers {workers} takes {needed} descriptors in the parent, and it may have "
+            f"{limit}: take fewer workers, or raise the limit (ulimit -n, LimitNOFILE=)"
+        )
 
 
 def _for_heir(environment: Mapping[str, str]) -> dict[str, str]:
