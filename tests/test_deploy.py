@@ -184,6 +184,13 @@ def test_the_times_of_the_unit_fit_together() -> None:
     assert service["KillMode"] == "mixed"
 
 
+def test_a_worker_that_is_killed_for_its_memory_does_not_end_the_unit() -> None:
+    """systemd.service(5): the default is to stop everything; `Restart=` is for the parent."""
+    service = unit("echo.service")["Service"]
+    assert service["OOMPolicy"] == "continue"
+    assert service["Restart"] == "on-failure"
+
+
 # -- the container ---------------------------------------------------------------------------------
 
 
