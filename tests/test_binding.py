@@ -411,9 +411,17 @@ class TestUnixSockets:
         with unix_client(path):
             pass
 
-    def test_a_failed_start_leaves_no_file(self, app: GAplic, path: Path) -> None:
-        with pytest.raises(GObjError, match="no user 'nosuchuser'"):
-            make(app, unix_path=str(path), unix_owner="nosuchuser")
+    def test_a_failed_start_leaves_no_file(
+        self, app: GAplic, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def denied(*_: object) -> None:
+            # It has been bound by then.
+            assert path.is_socket()
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(os, "chmod", denied)
+        with pytest.raises(GObjError, match="Operation not permitted"):
+            make(app, unix_path=str(path), unix_mode="0600")
         assert not path.exists()
 
     def test_a_drain_serves_the_queue_and_removes_the_file(
