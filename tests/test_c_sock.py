@@ -36,11 +36,14 @@ from ginsfsm.c_sock import (
     EV_START_TLS,
     EV_TRANSMIT_READY,
     EV_WRITE_OUTPUT_DATA,
+    LINGER_CHECK,
     GSock,
     Reason,
 )
 from ginsfsm.c_srv_sock import GServerSock
+from ginsfsm.testing import ManualClock
 from sockets import (
+    DEADLINE,
     POLLERS,
     Owner,
     Pair,
@@ -1229,6 +1232,42 @@ def test_ev_drop_with_abort_closes_at_once(run_async: RunAsync, role: str, polle
             assert how == "reset"
             await wait_for(owner.ended)
             assert owner.reason() == "local"
+
+    run_async(work)
+
+
+@each_poller
+@pytest.mark.parametrize("ending", ["end", "reset"])
+def test_a_dropped_peer_that_has_closed_with_input_still_to_read_is_told_as_it_ended(
+    run_async: RunAsync, poller: str, ending: str
+) -> None:
+    """The look whether it has acknowledged all comes when there is no connection any more."""
+
+    async def work() -> None:
+        clock = ManualClock()
+        app = GAplic("app", {"app": {"poller": poller}}, clock=clock)
+        with listener() as listening:
+            async with app:
+                owner = make_owner(app)
+                gsock = client_of(owner, listening)
+                owner.tell(gsock, EV_CONNECT())
+                with await accept(listening) as peer:
+                    await wait_for(lambda: owner.of(EV_CONNECTED))
+                    owner.tell(gsock, EV_PAUSE_RX())
+                    await peer.send(bytes(100_000))
+                    owner.tell(gsock, EV_SEND_DATA(b"bye"))
+                    owner.tell(gsock, EV_DROP())
+                    assert gsock.state == "ST_CLOSING"
+                    # No turn of the loop from here on: what comes now is not read before the look.
+                    peer.sock.settimeout(DEADLINE)
+                    assert peer.sock.recv(100) == b"bye"
+                    if ending == "end":
+                        peer.close()
+                    else:
+                        peer.reset()
+                    clock.advance(LINGER_CHECK)
+                    await wait_for(owner.ended)
+                    assert owner.reason() == ("local" if ending == "end" else "reset")
 
     run_async(work)
 

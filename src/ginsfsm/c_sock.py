@@ -514,9 +514,12 @@ class GSock(Lasting):
     def ac_linger(self, _event: EV_FLUSHED) -> None:
         try:
             self._sock.shutdown(socket.SHUT_WR)  # type: ignore[union-attr]
-        except OSError as error:
-            self.send_event(self, EV_FAILED(reason_of(error)))
-            return
+        except OSError:
+            # The peer has closed too, or reset. Which it was stands behind what is still to be
+            # read, unless a send has been told of the reset: the system says that once.
+            if self._tx_error is not None:
+                self.send_event(self, EV_FAILED(self._tx_error))
+                return
         self._wait_for(READ)
         if self._tls is not None and self._reason not in EXPIRED:
             # The peer answers a close_notify, or ends its side, or `close_timeout` does. One whose
