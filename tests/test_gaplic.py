@@ -10,6 +10,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from ginsfsm import (
 )
 from ginsfsm.c_timer import EV_SET_TIMER, EV_TIMEOUT, GTimer
 from ginsfsm.gconfig import Text
+from ginsfsm.testing import ManualGAplic
 
 RunAsync = Callable[[Coroutine[Any, Any, Any]], Any]
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
@@ -799,6 +801,27 @@ def test_a_threadsafe_post_wakes_an_idle_loop_and_has_no_source(run_async: RunAs
             assert received.source is worker
 
     run_async(main())
+
+
+def test_one_event_posted_from_outside_to_two_has_no_source_for_either() -> None:
+    """Though the first one sends it on, which sets the source of an event that has none."""
+    with ManualGAplic() as app:
+        listener = app.stand_in("listener", EV_GO)
+        workers = [app.create_gobj(None, Worker, app) for _ in range(2)]
+        sources: list[object] = []
+
+        def send_on(worker: Worker, event: Event) -> None:
+            sources.append(event.source)
+            worker.send_event(listener, event)
+
+        event = EV_GO(1)
+        for worker in workers:
+            worker.each = partial(send_on, worker)
+            app.post_event_threadsafe(worker, event)
+        app.turn()
+        assert sources == [None, None]
+        assert event.source is None
+        assert [one.source for one in listener.received] == workers
 
 
 def test_a_threadsafe_post_that_cannot_be_delivered_raises_in_its_thread() -> None:

@@ -351,15 +351,19 @@ class GAplic(GObj):
         self, destination: GObj | str, event: str, /, **payload: Any
     ) -> None: ...
     def post_event_threadsafe(self, destination: Any, event: Any, /, **payload: Any) -> None:
-        """Post an event from any thread; the only way in from another one. Its source is None.
+        """Post an event from any thread; the only way in from another one.
+
+        Its source is None, until a gobj sends it on.
 
         Raises:
             EventError: as `post_event`, in the calling thread.
             GObjError: when the gaplic has ended.
         """
         destination = self._destination(destination)
-        event = event_for(destination, event, payload)
-        if event.source is not None:
+        given, event = event, event_for(destination, event, payload)
+        if event is given:
+            # The caller may post it to another gobj too, or hold it in its thread. What the first
+            # one does with it, such as to send it on, is none of theirs.
             event = copy.copy(event)
             event.source = cast(GObj, None)
         if self.destroyed:
