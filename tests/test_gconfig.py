@@ -681,3 +681,34 @@ def test_a_gclass_may_say_what_is_wrong_between_parameters() -> None:
         range_.write_parameters(high=5)
     assert range_.config.high == 12
     app.destroy_gobj(app)
+
+
+def test_what_is_wrong_between_parameters_is_told_beside_what_is_wrong_with_others() -> None:
+    """But not where it may only follow from the one that is wrong: that one has its default."""
+
+    class Range(GObj):
+        class config(GObj.config):
+            low: int = param(0, "the lower end")
+            high: int = param(10, "the upper end")
+            label: str = param("", "any text")
+
+            def misfits(self) -> Iterator[str]:
+                if self.low > self.high:
+                    yield f"low: expected at most high ({self.high}), got {self.low}"
+
+    def faults(**given: Any) -> list[str]:
+        with pytest.raises(GConfigError) as caught:
+            app.create_gobj("range", Range, app, **given)
+        return [line.split()[0] for line in str(caught.value).splitlines()[1:]] or [
+            str(caught.value).split()[2]
+        ]
+
+    app = GAplic("app")
+    assert faults(label=3, low=11) == ["label:", "low:"]
+    assert faults(qqqq=3, low=11) == ["qqqq:", "low:"]
+    assert faults(high="12", low=11) == ["high:"]
+    assert faults(hihg=12, low=11) == ["hihg:"]
+    range_ = app.create_gobj("range", Range, app)
+    with pytest.raises(GConfigError, match=r"label: .*\n  low: expected at most high \(10\)"):
+        range_.write_parameters(label=3, low=11)
+    app.destroy_gobj(app)

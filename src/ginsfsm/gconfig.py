@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -241,8 +242,10 @@ class Config:
     def misfits(self) -> Iterable[str]:
         """For a gclass to override: what is wrong between parameters that are right by themselves.
 
+        Where another one is wrong, those sentences are told too that do not speak of it.
+
         Returns:
-            A sentence for each fault, which begins with the parameter, as in
+            A sentence for each fault, which begins with the parameter and names the others, as in
             `"low: expected less than high"`.
         """
         return ()
@@ -262,7 +265,7 @@ class Config:
         values = config.__dict__
         for name in cls._defaults_to_copy:
             values[name] = copy.deepcopy(cls._params[name].default)
-        faults = config._take(*sources) or list(config.misfits())
+        faults = config._judge(*sources)
         if faults:
             raise GConfigError(_report(owner, faults))
         return config
@@ -277,10 +280,21 @@ class Config:
         """A copy of this config with new values; a copy, because connections share one config."""
         config = type(self).__new__(type(self))
         config.__dict__.update(self.__dict__)
-        faults = config._take(("", new)) or list(config.misfits())
+        faults = config._judge(("", new))
         if faults:
             raise GConfigError(_report(owner, faults))
         return config
+
+    def _judge(self, *sources: tuple[str, Mapping[str, object]]) -> list[str]:
+        """Take the values; all that is wrong with each and between them."""
+        faults = self._take(*sources)
+        if not faults:
+            return list(self.misfits())
+        # One that is wrong by itself, or misspelt, stands here as if it had not been given; what
+        # speaks of it may be wrong only therefore.
+        told = " ".join(fault.partition("; known: ")[0] for fault in faults)
+        unsure = self._params.keys() & _words(told)
+        return faults + [one for one in self.misfits() if not unsure & _words(one)]
 
     def _take(self, *sources: tuple[str, Mapping[str, object]]) -> list[str]:
         faults: list[str] = []
@@ -395,6 +409,10 @@ def _resolved(annotation: Any, frame: types.FrameType) -> Any:
     for scope in reversed(scopes):
         names.update(scope.f_locals)
     return eval(annotation, names)
+
+
+def _words(sentence: str) -> set[str]:
+    return set(re.findall(r"\w+", sentence))
 
 
 def _where(path: str, value: object) -> str:
