@@ -393,3 +393,50 @@ def test_an_ended_coroutine_is_forgotten(run_async: RunAsync) -> None:
         assert not spawner.gaplic._all_tasks
 
     on_a_spawner(run_async, work)
+
+
+async def _value(value: object) -> object:
+    return value
+
+
+def eager(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
+) -> asyncio.Task[Any]:
+    """What `asyncio.eager_task_factory` of Python 3.12 does with one that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return asyncio.Task(_value(stop.value), loop=loop, **options)
+    raise AssertionError("it waits")
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["in the loop", "before it"])
+def test_a_coroutine_that_runs_at_once_may_destroy_its_gobj(
+    run_async: RunAsync, early: bool
+) -> None:
+    async def die(gobj: GObj) -> None:
+        gobj.destroy_gobj(gobj)
+
+    async def never() -> None:
+        raise AssertionError("it was cancelled before it began")
+
+    async def main() -> None:
+        app = GAplic("app")
+        if early:
+            spawner = app.create_gobj("spawner", Spawner, app)
+            spawner.spawn(die(spawner), done=EV_DONE)
+            spawner.spawn(never())
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(eager)
+        async with app:
+            if not early:
+                spawner = app.create_gobj("spawner", Spawner, app)
+                spawner.spawn(die(spawner), done=EV_DONE)
+            loop.set_task_factory(None)
+            assert spawner.destroyed
+            assert not app.children
+            await asyncio.sleep(0)
+            assert spawner.done.empty()
+        assert app.contained_errors == 0
+
+    run_async(main())

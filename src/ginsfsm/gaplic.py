@@ -254,7 +254,9 @@ class GAplic(GObj):
         if self._poller is not None:
             self._poller.attach(loop, self._fast_time(loop))
         for task in list(self._all_tasks):
-            task.start(loop)
+            # Eager tasks run here, and may have ended this one.
+            if task in self._all_tasks:
+                task.start(loop)
         self._schedule_delivery()
         if self._stopping:
             self._stop.set()

@@ -40,16 +40,24 @@ class Task:
         self._cancelled = False
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The loop runs: so does the coroutine, from its next turn on."""
+        """The loop runs: so does the coroutine, from its next turn on.
+
+        A loop that has asyncio's eager tasks runs it here and now, up to where it first waits.
+        """
         self._task = loop.create_task(self._coroutine, name=f"{self.gobj.path}: spawned")
         self._task.add_done_callback(self._ended)
+        if self._cancelled:
+            self._task.cancel()
 
     def cancel(self) -> None:
         """End the coroutine; its gobj gets no event."""
         self._cancelled = True
         if self.gobj._tasks is not None:
             self.gobj._tasks.discard(self)
-        if self._task is None:
+        if self._task is None and getattr(self._coroutine, "cr_running", False):
+            # It runs within `start`, which cancels it then.
+            pass
+        elif self._task is None:
             # Never started, and Python would complain that nobody awaited it.
             self._coroutine.close()
             self.gobj.gaplic.forget_task(self)
