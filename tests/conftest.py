@@ -65,29 +65,44 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
 # Which tests run at the same time
 
 
+def is_alone(item: pytest.Item | None) -> bool:
+    return item is not None and item.get_closest_marker("alone") is not None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that are alone come first and in a row: for each the others would have to stop."""
+    items.sort(key=lambda item: not is_alone(item))
+
+
 class Turns:
     """What the processes of one run share: many tests run at a time, or one that is `alone`.
 
     A lock of the system that many may share, and a door before it: whoever waits to be alone
-    holds the door, or it would wait until the others have no tests left.
+    holds the door, or it would wait until the others have no tests left. Who has the room alone
+    keeps it for its next test, where that is to be alone too.
     """
 
     def __init__(self, run: str) -> None:
         folder = Path(tempfile.gettempdir())
         self.room = (folder / f"pytest-{run}.room").open("wb")
         self.door = (folder / f"pytest-{run}.door").open("wb")
+        self.kept = False
 
     # Around everything else, so that no time-out of the test counts the wait.
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        alone = item.get_closest_marker("alone") is not None
-        fcntl.flock(self.door, fcntl.LOCK_EX)
-        fcntl.flock(self.room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(self.door, fcntl.LOCK_UN)
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> Generator[None, object, object]:
+        if not self.kept:
+            fcntl.flock(self.door, fcntl.LOCK_EX)
+            fcntl.flock(self.room, fcntl.LOCK_EX if is_alone(item) else fcntl.LOCK_SH)
+            fcntl.flock(self.door, fcntl.LOCK_UN)
         try:
             return (yield)
         finally:
-            fcntl.flock(self.room, fcntl.LOCK_UN)
+            self.kept = is_alone(item) and is_alone(nextitem)
+            if not self.kept:
+                fcntl.flock(self.room, fcntl.LOCK_UN)
 
     def pytest_unconfigure(self) -> None:
         for file in (self.room, self.door):
