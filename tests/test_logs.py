@@ -393,13 +393,14 @@ def test_the_exit_status_says_it_where_nothing_else_can(
     assert (done.returncode, done.stdout) == (status, b"")
 
 
-def test_that_it_cannot_start_is_a_record_like_others(start: Start, tmp_path: Path) -> None:
+def one_record_of(folder: Path, *arguments: str) -> str:
+    """What a command that cannot start says in its one line, which is a record of the log."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "ginsfsm", "run", "servers.py:Servers"),
-            *("--set", "servers.x=1", "--log-format", "json"),
+            *(*arguments, "--log-format", "json"),
         ],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=DEADLINE,
@@ -408,7 +409,12 @@ def test_that_it_cannot_start_is_a_record_like_others(start: Start, tmp_path: Pa
     (line,) = done.stderr.splitlines()
     told = json.loads(line)
     assert told["level"] == "CRITICAL"
-    assert "servers.py:Servers cannot start: app/servers (Servers): x: unknown" in told["message"]
+    return str(told["message"])
+
+
+def test_that_it_cannot_start_is_a_record_like_others(start: Start, tmp_path: Path) -> None:
+    told = one_record_of(tmp_path, "--set", "servers.x=1")
+    assert "servers.py:Servers cannot start: app/servers (Servers): x: unknown" in told
 
 
 @pytest.mark.parametrize("workers", [(), ("--workers", "1")], ids=["alone", "workers"])
@@ -416,18 +422,6 @@ def test_that_the_page_cannot_be_served_is_one_as_well(
     workers: tuple[str, ...], start: Start, tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "ginsfsm", "run", "servers.py:Servers", *workers),
-                *("--metrics", f"127.0.0.1:{taken.getsockname()[1]}", "--log-format", "json"),
-            ],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-        )
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    told = json.loads(line)
-    assert told["level"] == "CRITICAL"
-    assert "servers.py:Servers cannot start: --metrics: " in told["message"]
+        page = f"127.0.0.1:{taken.getsockname()[1]}"
+        told = one_record_of(tmp_path, *workers, "--metrics", page)
+    assert "servers.py:Servers cannot start: --metrics: " in told
